@@ -1,0 +1,64 @@
+# Everything by one command. Paths are relative on purpose: a clone may live in a folder with a space in its name.
+PROFILE ?= laptop
+PYTHON ?= python3
+
+PY := .venv/bin/python
+READY := .venv/.installed
+STAMPS := .cache/stamps/$(PROFILE)
+SETTINGS := lib/facetransport/profiles/$(PROFILE).yaml
+PROFILES := $(patsubst %.yaml,%,$(notdir $(wildcard lib/facetransport/profiles/*.yaml)))
+LIBRARY := $(shell find lib -name '*.py') $(shell find lib/facetransport/weights -name manifest.json 2>/dev/null)
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=$(STAMPS)/%.stamp)
+
+.PHONY: help figures smoke train test lab clean known-profile
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make figures   run every notebook: figures/$(PROFILE)/ gets pictures, tables, numbers and the executed notebooks"
+	@echo "make smoke     the same at the smoke profile: minutes, numbers mean nothing"
+	@echo "make train     train every network of the profile from nothing (overnight; resumes after a kill) and ship the weights"
+	@echo "make test      unit tests, and every notebook at the smoke profile"
+	@echo "make lab       open the notebooks in JupyterLab"
+	@echo "make clean     forget what was run and remove figures/smoke; the cache stays (.venv/bin/facetransport clean-cache)"
+	@echo "PROFILE=laptop (default), smoke or paper; only what is stale is run again, -B runs all; PYTHON=python3 makes .venv"
+
+figures: known-profile $(READY)
+	@if $(MAKE) -q $(EXECUTED) >/dev/null 2>&1; then echo "figures/$(PROFILE) is up to date: nothing to do"; \
+	else $(MAKE) --no-print-directory $(EXECUTED); fi
+
+smoke:
+	@$(MAKE) --no-print-directory figures PROFILE=smoke
+
+# One rule for each notebook. The stamp is the target, not what is committed under figures/: git keeps no times.
+$(STAMPS)/%.stamp: notebooks/%.ipynb $(LIBRARY) $(SETTINGS) requirements.lock | $(READY)
+	@mkdir -p $(STAMPS)
+	$(PY) -m facetransport execute $< --profile $(PROFILE)
+	@touch $@
+
+train: known-profile $(READY)
+	$(PY) -m facetransport train --profile $(PROFILE) $(if $(filter laptop,$(PROFILE)),--ship)
+
+test: $(READY)
+	FACETRANSPORT_PROFILE=smoke $(PY) -m pytest --nbval-lax tests notebooks
+
+lab: $(READY)
+	$(PY) -m jupyterlab notebooks
+
+clean:
+	rm -rf .cache/stamps figures/smoke .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "facetransport needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep '^setuptools==' requirements.lock)"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+known-profile:
+	@test -f $(SETTINGS) || { echo "PROFILE=$(PROFILE): expected one of: $(PROFILES)"; exit 1; }
+
+environment.yml: requirements.lock
+	@{ sed -n '/^#/p' $<; printf 'name: facetransport\nchannels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
+	sed -n '/^[^#]/s/^/      - /p' $<; } > $@

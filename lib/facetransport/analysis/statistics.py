@@ -1,0 +1,88 @@
+"""Numbers with their uncertainty: bootstrap over identities, intervals over seeds. Arrays only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its 95 % interval and how many things (pairs, probes, seeds) it was taken from.
+
+    low, high: NaN where no interval was asked for.
+    """
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    n: int | None = None
+
+    def record(self) -> dict[str, float | int | None]:
+        """Keyword arguments of ``results.Run.record``: NaN bounds become None."""
+        return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in asdict(self).items()}
+
+    def __str__(self) -> str:
+        bounds = "" if np.isnan(self.low) else f" [{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.value:.4f}{bounds}"
+
+
+def bootstrap_weights(n: int, resamples: int, seed: int) -> np.ndarray:
+    """float64 (resamples, n): how often each of n units is drawn when n are drawn with replacement."""
+    if n < 1 or resamples < 0:
+        raise ValueError(f"n, resamples: expected n >= 1 and resamples >= 0, got {n}, {resamples}")
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+
+
+def percentile_interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of bootstrap samples (Efron and Tibshirani, 1993, section 13.3); undefined ones are left out."""
+    samples = np.asarray(samples, np.float64)
+    samples = samples[np.isfinite(samples)]
+    if not len(samples):
+        return float("nan"), float("nan")
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def estimate(value: float, samples: np.ndarray, n: int | None = None) -> Estimate:
+    """An estimate from its value on the data and its values on bootstrap resamples."""
+    return Estimate(float(value), *percentile_interval(samples), n)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], n: int, resamples: int = 1000, seed: int = 0, count: int | None = None
+) -> Estimate:
+    """Estimate of a statistic of n weighted units (identities).
+
+    statistic: (R, n) weights -> (R,) values; a row of ones is the data as they are.
+    """
+    value = np.asarray(statistic(np.ones((1, n))))[0]
+    samples = np.asarray(statistic(bootstrap_weights(n, resamples, seed))) if resamples else np.empty(0)
+    return estimate(value, samples, count)
+
+
+def weighted_mean(values: np.ndarray, unit: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean of ``values`` (N,) as a statistic of unit weights; unit: int (N,), which identity each value belongs to."""
+    total = np.bincount(unit, values)
+    count = np.bincount(unit, minlength=len(total)).astype(np.float64)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return (weights @ total) / (weights @ count)
+
+    return statistic
+
+
+def mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean of a few runs with Student's t interval."""
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
+        raise ValueError(f"values: expected at least 2 finite numbers, one per seed, got {array.tolist()}")
+    half = stats.t.ppf((1 + LEVEL) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))
+    return Estimate(float(array.mean()), float(array.mean() - half), float(array.mean() + half), len(array))

@@ -1,0 +1,300 @@
+"""``facetransport``: what is installed, what is built, build it, run a notebook, look into a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from facetransport import artifacts, profiles
+from facetransport.artifacts import Recipe, Store
+from facetransport.profiles import Profile
+
+EXPECTED = (ValueError, FileNotFoundError, artifacts.DiskFull, artifacts.CorruptArtifact)
+ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock)?")
+VERSIONS = ("torch", "numpy", "diffusers", "insightface", "onnxruntime", "dlib-bin", "anny", "warp-lang", "kornia")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Bad input ends in one sentence, not in a traceback."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("facetransport").setLevel(logging.INFO)
+    try:
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except EXPECTED as error:
+        print(f"facetransport {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="facetransport", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _command(commands, "doctor", _doctor, "versions, device, cache, shipped weights; fails if something is missing")
+    show = _command(commands, "profiles", _profiles, "list the profiles, or print one as it is resolved")
+    show.add_argument("name", nargs="?", help="smoke, laptop, paper or the path of a YAML file")
+    _profile_option(_command(commands, "status", _status, "each artefact of a profile: shipped, cached or to build"))
+    train = _command(commands, "train", _train, "train every network of a profile from nothing; resumes after a kill")
+    _profile_option(train)
+    train.add_argument("--only", metavar="STAGE", help="one stage as `status` names it, with what it needs")
+    train.add_argument("--retrain", action="store_true", help="forget cached networks first")
+    train.add_argument("--ship", action="store_true", help="copy the results into the package's weights folder")
+    execute = _command(commands, "execute", _execute, "run one notebook into figures/<profile>/notebooks")
+    execute.add_argument("notebook", type=Path)
+    _profile_option(execute)
+    inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
+    inspect.add_argument("folder", type=Path)
+    clean = _command(commands, "clean-cache", _clean_cache, "delete artefacts that no profile asks for any more")
+    clean.add_argument("--all", action="store_true", help="delete the whole cache")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _profile_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", help=f"default: {profiles.VARIABLE} where it is set, else laptop")
+
+
+def _named_profile(options: argparse.Namespace) -> str:
+    """What the user asked for, as a name or an absolute path (kernels run in another folder)."""
+    name = options.profile or os.environ.get(profiles.VARIABLE) or "laptop"
+    return name if name in profiles.names() else str(Path(name).absolute())
+
+
+def _chosen_profile(options: argparse.Namespace) -> Profile:
+    return profiles.load(options.profile) if options.profile else profiles.resolve("laptop")
+
+
+# ------------------------------------------------------------------------------------------------------- recipes
+
+
+def data_recipes(profile: Profile) -> list[Recipe]:
+    """The rendered people of a profile, role by role."""
+    from facetransport.data import rendered
+
+    return [rendered.recipe(profile, role) for role in profiles.ROLES]
+
+
+def network_recipes(profile: Profile) -> list[Recipe]:
+    """Every network that a profile trains, in the order in which they need each other."""
+    from facetransport.diffusion import autoencoder
+    from facetransport.papers import idiff_face
+    from facetransport.recognition import training
+
+    recognisers = [training.recipe(profile, role) for role in ("reference", "judge")]
+    return [*recognisers, autoencoder.recipe(profile), idiff_face.recipe(profile)]
+
+
+def recipes(profile: Profile) -> list[Recipe]:
+    """Everything that a profile builds once."""
+    return [*data_recipes(profile), *network_recipes(profile)]
+
+
+# ------------------------------------------------------------------------------------------------------ commands
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    missing = [name for name in VERSIONS if not _print_version(name)]
+    import onnxruntime
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (no CUDA device)"
+    print(f"python       {sys.version.split()[0]}\nfacetransport {artifacts.code_version()}")
+    print(f"device       {device}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
+    print(f"onnx         {', '.join(onnxruntime.get_available_providers())}")
+    root = artifacts.cache_root()
+    print(f"cache        {root} ({_mib(root)} MiB)")
+    print("weights shipped for the laptop profile:")
+    damaged = [r.stage for r in network_recipes(profiles.load("laptop")) if not _print_weights(r)]
+    for name in missing:
+        print(f"{name} is not installed: pip install -r requirements.lock", file=sys.stderr)
+    return 1 if missing or damaged else 0
+
+
+def _print_version(name: str) -> bool:
+    try:
+        print(f"{name:12} {metadata.version(name)}")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _print_weights(recipe: Recipe) -> bool:
+    """Whether the shipped weights of ``recipe`` are undamaged; absent ones are fine, they are trained when needed."""
+    try:
+        found = _shipped_only().find(recipe)
+    except artifacts.CorruptArtifact as error:
+        print(f"  {recipe.stage:28} DAMAGED: {error}")
+        return False
+    others = sorted(p.name for p in (artifacts.WEIGHTS / recipe.stage).glob("*") if p.is_dir())
+    absent = f"for another recipe ({', '.join(others)})" if others else "not shipped"
+    print(f"  {recipe.stage:28} {f'present, {_mib(found)} MiB' if found else f'{absent}: trained when first needed'}")
+    return True
+
+
+def _shipped_only() -> Store:
+    store = artifacts.default_store()
+    return Store(store.root / "none", store.shipped)
+
+
+def _profiles(options: argparse.Namespace) -> int:
+    if not options.name:
+        print("\n".join(profiles.names()))
+    else:
+        print(json.dumps(profiles.as_config(profiles.load(options.name)), indent=2))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    store = artifacts.default_store()
+    for recipe in recipes(_chosen_profile(options)):
+        print(f"{recipe.stage:28} {recipe.key[:16]}  {store.status(recipe)}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    store = Store(artifacts.cache_root(), shipped=())  # from nothing: what is shipped does not count
+    for recipe in _chosen(network_recipes(_chosen_profile(options)), options.only):
+        if options.retrain:
+            shutil.rmtree(store.folder(recipe), ignore_errors=True)
+        print(f"{recipe.stage:28} {store.status(recipe)}", flush=True)
+        folder = store.get(recipe)
+        print(f"{recipe.stage:28} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
+    if options.ship:
+        _remove_stale(artifacts.WEIGHTS)
+    return 0
+
+
+def _chosen(candidates: list[Recipe], stage: str | None) -> list[Recipe]:
+    chosen = [r for r in candidates if stage in (None, r.stage)]
+    if not chosen:
+        raise ValueError(f"--only: expected one of {', '.join(r.stage for r in candidates)}; got {stage!r}")
+    return chosen
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from facetransport.data.faceset import FaceSet
+
+    faces = FaceSet.load(options.folder)
+    views = faces.table["identity"].value_counts()
+    print(f"images       {len(faces)}, {faces.images.shape[1]} x {faces.images.shape[2]} pixels, RGB")
+    print(f"identities   {len(views)}, {views.min()} to {views.max()} images each")
+    print(f"columns      {', '.join(faces.table.columns)}")
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------- notebooks
+
+
+def _execute(options: argparse.Namespace) -> int:
+    if not options.notebook.is_file():
+        raise FileNotFoundError(f"{options.notebook}: no such notebook; run from the repository, where notebooks/ is")
+    folder = _chosen_profile(options).name
+    return execute(options.notebook, _named_profile(options), folder)
+
+
+def execute(notebook: Path, profile: str, folder: str) -> int:
+    """Run a notebook through papermill; the copy takes its place in ``figures/<folder>`` only when all cells ran."""
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from facetransport.results import figures_root
+
+    os.environ.update({profiles.VARIABLE: profile, "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"})
+    running = artifacts.cache_root() / "executing" / folder / notebook.name
+    running.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            notebook,
+            running,
+            {"profile": profile},
+            kernel_name="python3",
+            cwd=notebook.parent,
+            progress_bar=sys.stderr.isatty(),
+        )
+    except PapermillExecutionError as error:
+        print(f"{error}\n{notebook}: a cell failed; what ran until then is in {running}", file=sys.stderr)
+        return 1
+    target = figures_root() / folder / "notebooks" / notebook.name
+    with artifacts.replacing(target) as temporary:
+        nbformat.write(_tidy(nbformat.read(running, as_version=4)), temporary)
+    running.unlink()
+    return 0
+
+
+def _tidy(notebook: Any) -> Any:
+    """Drop timings and paths, so that a committed copy changes only when what it shows does."""
+    notebook.metadata = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
+    for cell in notebook.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+    return notebook
+
+
+# --------------------------------------------------------------------------------------------------------- cache
+
+
+def _clean_cache(options: argparse.Namespace) -> int:
+    root = artifacts.cache_root()
+    before = _mib(root)
+    if options.all:
+        _remove_all(root)
+    else:
+        _remove_stale(root)
+    print(f"{root}: {before} MiB before, {_mib(root)} MiB now")
+    return 0
+
+
+def _remove_all(root: Path) -> None:
+    """Delete what this package put into ``root``, and nothing else: the folder is the user's to name."""
+    for path in [*root.glob("*/*"), *(root / name for name in (".verified", "executing", "stamps"))]:
+        if path.is_dir() and (path.parent == root or ARTEFACT.fullmatch(path.name)):
+            shutil.rmtree(path)
+        elif path.suffix == ".lock" and ARTEFACT.fullmatch(path.name):
+            path.unlink()
+    for stage in [p for p in root.glob("*") if p.is_dir() and not any(p.iterdir())]:
+        stage.rmdir()
+
+
+def _remove_stale(root: Path) -> None:
+    """Delete artefacts of known stages whose key no profile has, what was made from them, and damaged ones."""
+    current = _with_upstream(r for name in profiles.names() for r in recipes(profiles.load(name)))
+    stages, keys = {r.stage for r in current}, {r.key for r in current}
+    for folder in sorted(p for p in root.glob("*/*") if p.is_dir() and ARTEFACT.fullmatch(p.name)):
+        if folder.suffix == ".corrupt" or _is_stale(folder, stages, keys):
+            print(f"deleting {folder}")
+            shutil.rmtree(folder)
+
+
+def _with_upstream(recipes: Iterable[Recipe]) -> list[Recipe]:
+    return [r for recipe in recipes for r in (recipe, *_with_upstream(recipe.upstream))]
+
+
+def _is_stale(folder: Path, stages: set[str], keys: set[str]) -> bool:
+    try:
+        manifest = json.loads((folder / artifacts.MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    made_of = {manifest["stage"]: manifest["key"], **manifest["upstream"]}
+    return any(stage in stages and key not in keys for stage, key in made_of.items())
+
+
+def _mib(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) >> 20 if folder.is_dir() else 0

@@ -1,0 +1,110 @@
+"""FaceSet: images plus what is known about them. Photographs, renders and generated people are all FaceSets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left = left in the image, as InsightFace
+LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy")
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """uint8 (B, H, W, 3) in 0..255 -> float32 (B, 3, H, W) in [-1, 1]."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images: expected uint8 (B, H, W, 3), got {images.dtype} {images.shape}; convert to RGB first")
+    return torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """float (B, 3, H, W) in [-1, 1] (clamped) -> uint8 (B, H, W, 3)."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+    if not torch.isfinite(images).all():
+        raise ValueError("images: expected finite values, found NaN or inf; the generator diverged")
+    scaled = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class FaceSet:
+    """Images and the table that describes them, row by row.
+
+    images: uint8 (N, H, W, 3), RGB; an array or a read-only memory map.
+    table: N rows; the column ``identity`` (int) is required, every other column is optional: attributes (bool), ``age``
+        (years), ``yaw``/``pitch``/``roll`` (degrees), landmarks (``left_eye_x`` ... in pixels of ``images``).
+    """
+
+    images: np.ndarray
+    table: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.shape[-1] != 3 or self.images.dtype != np.uint8:
+            raise ValueError(f"images: expected uint8 (N, H, W, 3), got {self.images.dtype} {self.images.shape}")
+        if len(self.images) != len(self.table):
+            raise ValueError(f"table: expected {len(self.images)} rows, one per image, got {len(self.table)}")
+        if "identity" not in self.table:
+            raise ValueError(f"table: expected a column 'identity', got {list(self.table.columns)[:8]}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def identity(self) -> np.ndarray:
+        """int64 (N,): the label of each image."""
+        return self.table["identity"].to_numpy(np.int64)
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """float32 (N, 5, 2): five points in pixels (x right, y down), in the order of ``LANDMARKS``."""
+        missing = [c for c in LANDMARK_COLUMNS if c not in self.table]
+        if missing:
+            raise ValueError(f"table: no landmarks in this FaceSet (missing {missing[0]}, ...); detect them first")
+        return self.table[list(LANDMARK_COLUMNS)].to_numpy(np.float32).reshape(-1, 5, 2)
+
+    def select(self, rows: np.ndarray | slice) -> FaceSet:
+        """The FaceSet of some rows (a boolean mask, integer index or slice)."""
+        rows = np.flatnonzero(rows) if getattr(rows, "dtype", None) == bool else rows
+        return FaceSet(self.images[rows], self.table.iloc[rows].reset_index(drop=True))
+
+    def tensor(self, rows: np.ndarray | slice = slice(None)) -> torch.Tensor:
+        """float32 (B, 3, H, W) in [-1, 1] of some rows."""
+        return to_tensor(np.asarray(self.images[rows]))
+
+    def save(self, folder: Path) -> None:
+        """Write images.npy and table.npz (no pickle) into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "images.npy", self.images)
+        save_table(self.table, folder / "table.npz")
+
+    @classmethod
+    def load(cls, folder: Path) -> FaceSet:
+        """Read a saved FaceSet; images stay on disk (memory map)."""
+        for name in ("images.npy", "table.npz"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name}: not there; a FaceSet folder holds images.npy and table.npz")
+        return cls(np.load(folder / "images.npy", mmap_mode="r"), load_table(folder / "table.npz"))
+
+
+def save_table(table: pd.DataFrame, path: Path) -> None:
+    """Columns as plain arrays; text as fixed-width unicode, so that reading needs no pickle."""
+    plain = {name: table[name].to_numpy() for name in table}
+    np.savez(path, **{name: column.astype(str) if column.dtype.kind in "OT" else column for name, column in plain.items()})
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    with np.load(path, allow_pickle=False) as columns:
+        return pd.DataFrame({name: columns[name] for name in columns.files})
+
+
+def concatenate(parts: Sequence[FaceSet]) -> FaceSet:
+    """Several FaceSets as one, in order."""
+    if not parts:
+        raise ValueError("parts: expected at least one FaceSet, got none")
+    tables = pd.concat([p.table for p in parts], ignore_index=True)
+    return FaceSet(np.concatenate([p.images for p in parts]), tables)

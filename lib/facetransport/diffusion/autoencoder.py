@@ -1,0 +1,412 @@
+"""The code that diffusion lives in: a small KL autoencoder for the laptop, the VQ-f4 first stage of LDM for the papers.
+
+Both: ``encode(images (B, 3, H, W) in [-1, 1]) -> latents (B, C, h, w)``, ``decode(latents) -> images``. The KL code is
+scaled to zero mean and unit deviation per channel; the VQ code is IDiff-Face's: un-normalised, quantised at decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import VQModel
+from torch import Tensor, nn
+
+from facetransport.artifacts import Recipe, Store, code_version, default_store
+from facetransport.data import rendered
+from facetransport.data.faceset import FaceSet, to_tensor
+from facetransport.diffusion.batching import in_fixed_batches
+from facetransport.diffusion.training import (
+    Loss,
+    State,
+    TrainingConfig,
+    TrainingLog,
+    half,
+    read_model,
+    save_model,
+    train,
+)
+from facetransport.profiles import Autoencoder as AutoencoderSection
+from facetransport.profiles import Profile, as_config, resolve
+from facetransport.recognition import training as recognition_training
+from facetransport.recognition.iresnet import IResNetRecogniser
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+"""images (B, 3, H, W) in [-1, 1] -> feature tensors (B, C, ...), differentiable: what two images should agree in."""
+
+FOLD = 4  # pixels per side that become channels before the first convolution
+MODEL = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class CodeConfig:
+    """kind: "kl" or "vq". A square image of side s becomes (channels, s / downsample, s / downsample).
+
+    width: channels of the first stage. kl: pixels are folded by 4 first, so that convolutions run on small maps.
+    """
+
+    kind: str
+    channels: int
+    downsample: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("kl", "vq"):
+            raise ValueError(f"kind: expected 'kl' or 'vq', got {self.kind!r}")
+        if self.kind == "kl" and self.downsample not in (4, 8, 16):
+            raise ValueError(f"downsample: expected 4, 8 or 16 for a KL code, got {self.downsample}")
+
+
+class Residual(nn.Module):
+    """x + conv(SiLU(conv(LN(x)))), channels last; layer norm over channels costs a tenth of group norm on CPUs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x + self.conv2(F.silu(self.conv1(h)))
+
+
+def _encoder(config: CodeConfig) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(3 * FOLD**2, config.width, 3, padding=1), Residual(config.width)]
+    width = config.width
+    for _ in range(_halvings(config)):
+        layers += [nn.Conv2d(width, 2 * config.width, 2, stride=2), Residual(2 * config.width)]
+        width = 2 * config.width
+    return nn.Sequential(*layers, Residual(width), nn.Conv2d(width, 2 * config.channels, 1))
+
+
+def _decoder(config: CodeConfig) -> nn.Sequential:
+    width = 2 * config.width if _halvings(config) else config.width
+    layers: list[nn.Module] = [nn.Conv2d(config.channels, width, 1), Residual(width), Residual(width)]
+    for i in reversed(range(_halvings(config))):
+        narrower = 2 * config.width if i else config.width
+        layers += [Residual(width), nn.ConvTranspose2d(width, narrower, 2, stride=2)]
+        width = narrower
+    tail = [Residual(width), Residual(width), nn.Conv2d(width, 3 * FOLD**2, 3, padding=1)]
+    return nn.Sequential(*layers, *tail)
+
+
+def _halvings(config: CodeConfig) -> int:
+    return (config.downsample // FOLD).bit_length() - 1
+
+
+class KLCode(nn.Module):
+    """The KL autoencoder of latent diffusion (Rombach et al. 2022), small: pixels folded by 4, residual convolutions.
+
+    Its code has zero mean and unit deviation per channel.
+    """
+
+    def __init__(self, config: CodeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = _encoder(config), _decoder(config)
+        self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
+        self.to(memory_format=torch.channels_last)
+
+    def reconstruct(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Training: images -> reconstructions from sampled codes, and the codes' KL to N(0, 1) per image, summed."""
+        mean, logvar = self._posterior(images)
+        noise = torch.randn(mean.shape, generator=generator, device=images.device)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+        return self._pixels(mean + (0.5 * logvar).exp() * noise), kl
+
+    def fit_scale(self, images: Tensor) -> None:
+        """Set mean and deviation from the codes of some images."""
+        with torch.no_grad():
+            codes = in_fixed_batches(lambda x: self._posterior(x)[0], images)
+        self.mean.copy_(codes.mean((0, 2, 3)).view(-1, 1, 1))
+        self.deviation.copy_(codes.std((0, 2, 3)).view(-1, 1, 1))
+
+    def to_code(self, images: Tensor) -> Tensor:
+        return (self._posterior(images)[0] - self.mean) / self.deviation
+
+    def to_images(self, latents: Tensor) -> Tensor:
+        return self._pixels(latents * self.deviation + self.mean)
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the code."""
+        folded = F.pixel_unshuffle(images, FOLD).contiguous(memory_format=torch.channels_last)
+        mean, logvar = self.encoder(folded).float().chunk(2, dim=1)
+        return mean, (logvar - 6).clamp(-20, 2)  # starts at a deviation of 0.05
+
+    def _pixels(self, codes: Tensor) -> Tensor:
+        codes = codes.contiguous(memory_format=torch.channels_last)
+        return F.pixel_shuffle(self.decoder(codes).float(), FOLD)
+
+
+class VQCode(nn.Module):
+    """LDM's VQ-f4 first stage (FFHQ: embed 3, codebook 8192) as IDiff-Face uses it: quantised only at decoding."""
+
+    def __init__(self, config: CodeConfig) -> None:
+        super().__init__()
+        self.config = config
+        stages = config.downsample.bit_length()
+        self.network = VQModel(
+            block_out_channels=tuple(config.width * 2**i for i in range(stages)),
+            down_block_types=("DownEncoderBlock2D",) * stages,
+            up_block_types=("UpDecoderBlock2D",) * stages,
+            layers_per_block=2,
+            latent_channels=config.channels,
+            num_vq_embeddings=8192,
+            vq_embed_dim=config.channels,
+            norm_num_groups=min(32, config.width),
+        )
+
+    def reconstruct(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Training: images -> reconstructions through the codebook, and the commitment loss per image."""
+        output = self.network.decode(self.network.encode(images).latents)
+        return output.sample.float(), output.commit_loss.expand(len(images))
+
+    def fit_scale(self, images: Tensor) -> None:
+        """Nothing to set: the papers use these codes as they are."""
+
+    def to_code(self, images: Tensor) -> Tensor:
+        return self.network.encode(images).latents
+
+    def to_images(self, latents: Tensor) -> Tensor:
+        return self.network.decode(latents).sample
+
+
+class Autoencoder:
+    """A trained code, frozen. Each image's code and each code's image do not depend on the rest of the batch."""
+
+    def __init__(self, code: KLCode | VQCode) -> None:
+        self.code = code.eval().requires_grad_(False)
+        self.config = code.config
+
+    def latent_shape(self, size: int) -> tuple[int, int, int]:
+        """(C, h, w) of the code of a square image of side ``size``."""
+        if size % self.config.downsample:
+            raise ValueError(f"size: expected a multiple of {self.config.downsample}, got {size}")
+        return (self.config.channels, size // self.config.downsample, size // self.config.downsample)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """float32 (B, 3, H, W) in [-1, 1] -> float32 (B, C, h, w)."""
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % self.config.downsample:
+            raise ValueError(
+                f"images: expected (B, 3, H, W), sides multiples of {self.config.downsample}, got {tuple(images.shape)}"
+            )
+        return in_fixed_batches(self.code.to_code, images).contiguous()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """float32 (B, C, h, w) -> float32 (B, 3, H, W) in [-1, 1]."""
+        if latents.ndim != 4 or latents.shape[1] != self.config.channels:
+            raise ValueError(f"latents: expected (B, {self.config.channels}, h, w), got {tuple(latents.shape)}")
+        return in_fixed_batches(self.code.to_images, latents).clamp(-1, 1).contiguous()
+
+    def encode_faceset(self, faceset: FaceSet, flip: bool = False) -> Tensor:
+        """Codes of a whole FaceSet (of its mirror images with ``flip``): float32 (N, C, h, w)."""
+        parts = (faceset.images[i : i + 512] for i in range(0, len(faceset), 512))
+        return torch.cat([self.encode(to_tensor(p[:, :, ::-1] if flip else p)) for p in parts])
+
+
+def build(config: CodeConfig) -> KLCode | VQCode:
+    return KLCode(config) if config.kind == "kl" else VQCode(config)
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Beside |error|: its gradients at three scales, features (from ``features_from`` on), KL (or commitment)."""
+
+    gradient: float = 1.0
+    features: float = 0.0
+    features_from: int = 0
+    regulariser: float = 1e-6
+
+
+def code_loss(images: np.ndarray, weights: LossWeights, features: Features | None = None) -> Loss:
+    """Reconstruction loss over uint8 images (N, H, W, 3), each mirrored half of the time.
+
+    The centre, where the aligned face is, weighs more than the border: see ``face_weight``.
+    """
+    size = images.shape[1]
+    weight = face_weight(size)
+
+    def loss(code: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        x = _mirrored(to_tensor(images[rows.numpy()]).to(generator.device), generator)
+        y, regulariser = code(x, generator)
+        w = weight.to(x.device)
+        total = (w * (y - x).abs()).mean() + weights.gradient * gradient_difference(y, x, w)
+        if features is not None and weights.features and step >= weights.features_from:
+            total = total + weights.features * feature_difference(features, y, x)
+        return total + weights.regulariser * regulariser.float().mean()
+
+    return loss
+
+
+def face_weight(size: int, border: float = 0.3) -> Tensor:
+    """float32 (1, 1, size, size), mean 1: the corners count ``border`` times the face of the ArcFace template."""
+    axis = torch.linspace(-1, 1, size)
+    radius = torch.hypot(axis[None, :] / 0.75, (axis[:, None] - 0.1) / 0.85)
+    weight = border + (1 - border) * torch.sigmoid(8 * (1.05 - radius))
+    return (weight / weight.mean())[None, None]
+
+
+def gradient_difference(y: Tensor, x: Tensor, weight: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute difference of finite differences of y and x (B, 3, H, W), over scales 1, 1/2, 1/4."""
+    error, total = y - x, y.new_zeros(())
+    for _ in range(scales):
+        total = (
+            total
+            + (weight[..., 1:] * error.diff(dim=3).abs()).mean()
+            + (weight[..., 1:, :] * error.diff(dim=2).abs()).mean()
+        )
+        error, weight = F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2)
+    return total / scales
+
+
+def feature_difference(features: Features, y: Tensor, x: Tensor) -> Tensor:
+    """Squared distance of features normalised along channels (2 - 2 cos for embeddings), averaged over tensors."""
+    with torch.no_grad():
+        wanted = [F.normalize(f.float(), dim=1) for f in features(x)]
+    got = [F.normalize(f.float(), dim=1) for f in features(y)]
+    return torch.stack([(g - w).square().sum(1).mean() for g, w in zip(got, wanted, strict=True)]).mean()
+
+
+def _mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
+    flip = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+    return torch.where(flip[:, None, None, None], x.flip(3), x)
+
+
+class _Reconstruct(nn.Module):
+    """``reconstruct`` as ``forward``, which is what distributed wrappers call."""
+
+    def __init__(self, code: KLCode | VQCode) -> None:
+        super().__init__()
+        self.code = code
+
+    def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self.code.reconstruct(images, generator)
+
+
+def train_code(
+    code: KLCode | VQCode,
+    faceset: FaceSet,
+    config: TrainingConfig,
+    weights: LossWeights,
+    features: Features | None = None,
+    checkpoint: Path | None = None,
+) -> Iterator[State]:
+    """Train a code on a FaceSet: ``training.train`` with ``code_loss``; ``state.ema.code`` is the network to keep."""
+    return train(_Reconstruct(code), code_loss(faceset.images, weights, features), len(faceset), config, checkpoint)
+
+
+def save(path: Path, code: KLCode | VQCode, **metadata: Any) -> None:
+    """One safetensors file, float16, that ``load`` needs nothing else for."""
+    save_model(path, half(code.state_dict()), config=asdict(code.config), **metadata)
+
+
+def load(path: Path) -> Autoencoder:
+    """The autoencoder of a file written by ``save``."""
+    tensors, metadata = read_model(path)
+    code = build(CodeConfig(**metadata["config"]))
+    code.load_state_dict(tensors)
+    return Autoencoder(code)
+
+
+# ----------------------------------------------------------------------------------------------------- recipes
+
+
+def recipe(profile: Profile) -> Recipe:
+    """The finished autoencoder: trained on pixels, then, with ``identity_steps``, on the reference's embeddings too."""
+    config = profile.autoencoder
+    pixels = _pixels_recipe(profile)
+    if not config.identity_steps:
+        return pixels
+    kept = {"identity_steps": config.identity_steps, "identity_weight": config.identity_weight}
+    upstream = (pixels, rendered.recipe(profile, "train"), recognition_training.recipe(profile, "reference"))
+    return Recipe("autoencoder", kept, partial(_make_identity, config), upstream=upstream)
+
+
+def load_autoencoder(profile: Profile, store: Store) -> Autoencoder:
+    """The autoencoder of a profile: shipped, cached or trained now."""
+    return load(store.get(recipe(profile)) / MODEL)
+
+
+def _pixels_recipe(profile: Profile) -> Recipe:
+    config = as_config(profile.autoencoder)
+    for name in ("identity_steps", "identity_weight"):
+        config.pop(name)
+    upstream = (rendered.recipe(profile, "train"),)
+    return Recipe("autoencoder.pixels", config, partial(_make_pixels, profile.autoencoder), upstream=upstream)
+
+
+def _make_pixels(section: AutoencoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
+    """Train on pixels into ``folder``; continues an interrupted attempt."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(section.seed)
+        code = build(CodeConfig(section.kind, section.latent_channels, section.downsample, section.width))
+    training = TrainingConfig(
+        section.steps, section.batch, section.lr, section.seed, warmup=section.steps // 100, decay="cosine", bf16=True
+    )
+    _train_into(folder, code, upstream[0], training, LossWeights())
+
+
+def _make_identity(section: AutoencoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
+    """Go on from the pixel code with the reference recogniser's embedding in the loss."""
+    pixels, faces, reference = upstream
+    recogniser = IResNetRecogniser(recognition_training.load_model(reference / MODEL)).requires_grad_(False)
+    code = load(pixels / MODEL).code.train().requires_grad_(True)
+    training = TrainingConfig(
+        section.identity_steps, section.batch, section.lr / 3, section.seed, warmup=100, decay="cosine", bf16=True
+    )
+    weights = LossWeights(features=section.identity_weight)
+    _train_into(folder, code, faces, training, weights, lambda x: [recogniser.embed(x)])
+
+
+def _train_into(
+    folder: Path,
+    code: KLCode | VQCode,
+    faces: Path,
+    training: TrainingConfig,
+    weights: LossWeights,
+    features: Features | None = None,
+) -> None:
+    faceset, checkpoint = FaceSet.load(faces), folder / "checkpoint.safetensors"
+    log = TrainingLog(folder / "log.csv", training)
+    for state in train_code(code, faceset, training, weights, features, checkpoint):
+        log.write(state)
+    final = state.ema.code
+    final.fit_scale(faceset.tensor(slice(0, 2048)))
+    metrics = {"psnr": psnr(Autoencoder(final), faceset.tensor(slice(0, 256))), "loss": state.loss}
+    save(folder / MODEL, final, step=state.step, data=faces.name, code_version=code_version(), metrics=metrics)
+    checkpoint.unlink(missing_ok=True)
+
+
+def psnr(autoencoder: Autoencoder, images: Tensor) -> float:
+    """Mean peak signal-to-noise ratio of reconstructions, dB; images (B, 3, H, W) in [-1, 1]."""
+    error = (autoencoder.decode(autoencoder.encode(images)) - images).square().mean((1, 2, 3)) / 4
+    return float(-10 * error.log10().mean())
+
+
+def main() -> None:
+    """``python -m facetransport.diffusion.autoencoder --profile laptop [--pixels]``: build (or resume) the artefact."""
+    parser = argparse.ArgumentParser(description="Train a profile's autoencoder (resumes after a kill).")
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--pixels", action="store_true", help="only the first stage, which needs no recogniser")
+    arguments = parser.parse_args()
+    profile = resolve(arguments.profile)
+    print(default_store().get(_pixels_recipe(profile) if arguments.pixels else recipe(profile)))
+
+
+if __name__ == "__main__":
+    main()

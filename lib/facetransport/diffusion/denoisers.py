@@ -1,0 +1,193 @@
+"""Denoisers for the laptop: codes of about 512 numbers, contract of the U-Net: eps = denoiser(x_t, t, context).
+
+Inside, a network computes v; the denoiser returns eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v (Salimans and Ho 2022,
+app. D), so that samplers and guidance see noise predictions, as in the papers. All share: a sinusoid of t, CPD on the
+projected context, and modulation of each block by both (adaptive layer norm, gates that start at zero: Peebles and Xie
+2023).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facetransport.diffusion.schedule import Schedule
+from facetransport.diffusion.unet import UNet, UNetConfig, project_context, sinusoid
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """kind: "mlp" (residual MLP on the flattened code), "mixer" or "transformer" (tokens = positions of the code).
+
+    shape: (C, h, w) of the code. width, depth: of the blocks. context_dim: of the embedding; projected_dim: after the
+    projection, where CPD acts with probability context_dropout.
+    """
+
+    kind: Literal["mlp", "mixer", "transformer"]
+    shape: tuple[int, int, int]
+    width: int
+    depth: int
+    context_dim: int
+    projected_dim: int = 256
+    context_dropout: float = 0.25
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self) -> None:
+        if self.kind not in _BODIES:
+            raise ValueError(f"kind: expected one of {', '.join(_BODIES)}, got {self.kind!r}")
+        if not 0 <= self.context_dropout < 1:
+            raise ValueError(f"context_dropout: expected a probability in [0, 1), got {self.context_dropout}")
+
+
+class Modulation(nn.Module):
+    """condition (B, e) -> shift, scale, gate, each (B, width); zero at first, so that blocks start as identity."""
+
+    def __init__(self, condition: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(condition, 3 * width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, condition: Tensor, tokens: bool) -> tuple[Tensor, Tensor, Tensor]:
+        parts = self.linear(condition).chunk(3, dim=-1)
+        shift, scale, gate = (p[:, None] for p in parts) if tokens else parts
+        return shift, scale, gate
+
+
+class MLPBlock(nn.Module):
+    """h + gate * W2 SiLU(W1 ((1 + scale) LN(h) + shift)), over the last axis."""
+
+    def __init__(self, width: int, condition: int, expansion: int = 1) -> None:
+        super().__init__()
+        self.modulation = Modulation(condition, width)
+        self.lin1 = nn.Linear(width, expansion * width)
+        self.lin2 = nn.Linear(expansion * width, width)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(condition, h.ndim == 3)
+        u = (1 + scale) * F.layer_norm(h, h.shape[-1:]) + shift
+        return h + gate * self.lin2(F.silu(self.lin1(u)))
+
+
+class TokenMixing(nn.Module):
+    """MLP-mixer's mixing across tokens (Tolstikhin et al. 2021): h (B, N, width) -> same."""
+
+    def __init__(self, tokens: int, width: int, condition: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(condition, width)
+        self.lin1 = nn.Linear(tokens, 4 * tokens)
+        self.lin2 = nn.Linear(4 * tokens, tokens)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(condition, True)
+        u = ((1 + scale) * F.layer_norm(h, h.shape[-1:]) + shift).transpose(1, 2)
+        return h + gate * self.lin2(F.silu(self.lin1(u))).transpose(1, 2)
+
+
+class TokenAttention(nn.Module):
+    """Self-attention over tokens: h (B, N, width) -> same; heads of 64 where the width allows."""
+
+    def __init__(self, tokens: int, width: int, condition: int) -> None:
+        super().__init__()
+        self.heads = max(1, width // 64)
+        self.modulation = Modulation(condition, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(condition, True)
+        u = (1 + scale) * F.layer_norm(h, h.shape[-1:]) + shift
+        q, k, v = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in self.qkv(u).chunk(3, dim=2))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return h + gate * self.out(mixed)
+
+
+class FlatBody(nn.Module):
+    """The code as one vector through residual MLP blocks: x (B, C, h, w) -> (B, C, h, w)."""
+
+    def __init__(self, config: DenoiserConfig, condition: int) -> None:
+        super().__init__()
+        size = config.shape[0] * config.shape[1] * config.shape[2]
+        self.inp = nn.Linear(size, config.width)
+        self.blocks = nn.ModuleList(MLPBlock(config.width, condition) for _ in range(config.depth))
+        self.out = nn.Linear(config.width, size)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.inp(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, condition)
+        return self.out(F.layer_norm(h, h.shape[-1:])).view_as(x)
+
+
+class TokenBody(nn.Module):
+    """Positions as tokens; each layer mixes tokens (mixer or attention), then channels: x (B, C, h, w) -> same."""
+
+    def __init__(self, config: DenoiserConfig, condition: int) -> None:
+        super().__init__()
+        channels, tokens = config.shape[0], config.shape[1] * config.shape[2]
+        mixing = TokenMixing if config.kind == "mixer" else TokenAttention
+        self.inp = nn.Linear(channels, config.width)
+        self.place = nn.Parameter(0.02 * torch.randn(tokens, config.width))
+        layers: list[nn.Module] = []
+        for _ in range(config.depth):
+            layers += [mixing(tokens, config.width, condition), MLPBlock(config.width, condition, expansion=4)]
+        self.blocks = nn.ModuleList(layers)
+        self.out = nn.Linear(config.width, channels)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.inp(x.flatten(2).transpose(1, 2)) + self.place  # (B, h w, width)
+        for block in self.blocks:
+            h = block(h, condition)
+        return self.out(F.layer_norm(h, h.shape[-1:])).transpose(1, 2).reshape(x.shape)
+
+
+_BODIES: dict[str, type[nn.Module]] = {"mlp": FlatBody, "mixer": TokenBody, "transformer": TokenBody}
+
+
+class Denoiser(nn.Module):
+    """eps = denoiser(x_t, t, context); x_t (B, C, h, w), t int (B,), context (B, d) unit norm or None (null)."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.schedule = config.schedule
+        condition = config.projected_dim
+        self.time = nn.Sequential(nn.Linear(128, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.context_emb = nn.Linear(config.context_dim, config.projected_dim)
+        self.cpd = nn.Dropout(config.context_dropout)
+        self.merge = nn.Sequential(nn.Linear(2 * condition, condition), nn.SiLU())
+        self.body = _BODIES[config.kind](config, condition)
+        self.register_buffer("abar", config.schedule.alphas_cumprod, persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        scaled = None if context is None else context * self.config.context_dim**0.5  # unit variance per component
+        c = project_context(self.context_emb, self.cpd, scaled, x)
+        time = self.time(sinusoid(t, 128).to(x.dtype))
+        v = self.body(x, self.merge(torch.cat([time, c], dim=1)))
+        abar = self.abar[t].view(-1, 1, 1, 1)
+        return (1 - abar).sqrt() * x + abar.sqrt() * v
+
+
+def build(
+    kind: str,
+    shape: tuple[int, int, int],
+    width: int,
+    depth: int,
+    context_dim: int,
+    projected_dim: int,
+    cpd: float,
+    schedule: Schedule,
+) -> nn.Module:
+    """A denoiser by name: the laptop's, or the paper's U-Net ("unet_ca", "unet_adagn"; depth = blocks per level)."""
+    if not kind.startswith("unet_"):
+        return Denoiser(DenoiserConfig(kind, shape, width, depth, context_dim, projected_dim, cpd, schedule))  # type: ignore[arg-type]
+    levels = 4 if shape[1] >= 32 else 2
+    multipliers, attention = (1, 2, 2, 2)[:levels], (False, True, True, True)[:levels]
+    config = UNetConfig(shape[0], width, multipliers, attention, depth, 32, context_dim, projected_dim, cpd, kind[5:])
+    return UNet(config, schedule)

@@ -1,0 +1,70 @@
+"""The forward process x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps (DDPM, Ho et al. 2020, eq. 4), by diffusers."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
+KINDS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # ours -> diffusers'
+SOLVERS = ("ddpm", "ddim", "dpm++")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels t = 0 .. timesteps - 1. The default is the four papers': linear betas 1e-4 .. 0.02, T = 1000."""
+
+    timesteps: int = 1000
+    kind: str = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"schedule: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.timesteps < 2:
+            raise ValueError(f"timesteps: expected at least 2, got {self.timesteps}")
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """float32 (timesteps,): abar_t."""
+        return DDPMScheduler(**self._arguments()).alphas_cumprod
+
+    def scheduler(self, solver: str, steps: int) -> Any:
+        """diffusers' scheduler of a solver ("ddpm", "ddim", "dpm++"), timesteps set, for noise predictions."""
+        if solver not in SOLVERS:
+            raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
+        if not 1 <= steps <= self.timesteps:
+            raise ValueError(f"steps: expected 1..{self.timesteps} (the schedule's timesteps), got {steps}")
+        scheduler = self._build(solver)
+        with warnings.catch_warnings():  # diffusers' DPM-Solver makes arrays of tensors as numpy 1 did
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            scheduler.set_timesteps(steps)
+        return scheduler
+
+    def _build(self, solver: str) -> Any:
+        if solver == "ddpm":  # sigma_t = sqrt(beta_t), as IDiff-Face samples
+            return DDPMScheduler(**self._arguments(), clip_sample=False, variance_type="fixed_large")
+        if solver == "ddim":
+            spacing = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
+            return DDIMScheduler(**self._arguments(), clip_sample=False, **spacing)
+        return DPMSolverMultistepScheduler(**self._arguments(), algorithm_type="dpmsolver++", solver_order=2)
+
+    def _arguments(self) -> dict[str, Any]:
+        data = asdict(self)
+        return {"num_train_timesteps": data.pop("timesteps"), "beta_schedule": KINDS[data.pop("kind")], **data}
+
+
+def add_noise(x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
+    """x0, noise (B, ...); abar (B,) -> x_t, as the module's first line says."""
+    abar = abar.view(-1, *[1] * (x0.ndim - 1))
+    return abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+
+
+def uniform_timesteps(n: int, schedule: Schedule, generator: torch.Generator) -> Tensor:
+    """int64 (n,), uniform on 0 .. timesteps - 1."""
+    return torch.randint(schedule.timesteps, (n,), generator=generator, device=generator.device)

@@ -1,0 +1,229 @@
+"""IResNet, the network of ArcFace and CosFace, with InsightFace's names and shapes, at any width and depth.
+
+Deng et al., "ArcFace", CVPR 2019, section 3.2 (embedding setting E, improved residual unit); the modules are named as in
+InsightFace's ``arcface_torch/backbones/iresnet.py``, so that public ``.pth`` files of IResNet-18/34/50/100 load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facetransport.recognition.align import network_input
+
+DEPTHS = {
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+}
+
+
+@dataclass(frozen=True)
+class IResNetConfig:
+    """Shape of an IResNet; the defaults are InsightFace's IResNet-50 (112 px, 512-D).
+
+    input_size: pixels, height = width.
+    strides: of the stem and of the four stages; their product is the total downsampling.
+    """
+
+    layers: tuple[int, int, int, int] = DEPTHS["iresnet50"]
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    strides: tuple[int, int, int, int, int] = (1, 2, 2, 2, 2)
+    input_size: int = 112
+    dim: int = 512
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "strides", tuple(self.strides))
+        if len(self.layers) != 4 or len(self.widths) != 4 or len(self.strides) != 5:
+            raise ValueError(f"IResNetConfig: expected 4 layers, 4 widths, 5 strides, got {asdict(self)}")
+        if self.side < 1:
+            raise ValueError(f"IResNetConfig: input_size {self.input_size} is too small for strides {self.strides}")
+
+    @property
+    def side(self) -> int:
+        """Height = width of the last feature map."""
+        side = self.input_size
+        for stride in self.strides:
+            side = (side - 1) // stride + 1
+        return side
+
+    @classmethod
+    def named(cls, name: str, **changes: object) -> IResNetConfig:
+        """InsightFace's IResNet of that depth: "iresnet18", "iresnet34", "iresnet50", "iresnet100"."""
+        if name not in DEPTHS:
+            raise ValueError(f"name: expected one of {sorted(DEPTHS)}, got {name!r}")
+        return cls(layers=DEPTHS[name], **changes)  # type: ignore[arg-type]
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+
+
+class _PReLU(torch.autograd.Function):
+    """PReLU whose backward pass is made of operations that are vectorised in bfloat16 on CPUs (aten's costs more than the convolutions)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.prelu(x, weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        positive = torch.ops.aten.threshold_backward(gradient, x, 0)
+        negative = gradient - positive
+        slope = (negative * x).sum((0, 2, 3), dtype=weight.dtype)
+        return torch.addcmul(positive, negative, weight.to(x.dtype).view(1, -1, 1, 1)), slope
+
+
+class PReLU(nn.PReLU):
+    """torch.nn.PReLU on (B, C, H, W) with a backward pass that is fast on CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _PReLU.apply(x, self.weight) if torch.is_grad_enabled() else super().forward(x)
+
+
+class IBasicBlock(nn.Module):
+    """BN, conv, BN, PReLU, conv (strided), BN; plus the shortcut (ArcFace, section 3.2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs, eps=1e-5)
+        self.conv1 = conv3x3(inputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs, eps=1e-5)
+        self.prelu = PReLU(outputs)
+        self.conv2 = conv3x3(outputs, outputs, stride)
+        self.bn3 = nn.BatchNorm2d(outputs, eps=1e-5)
+        self.downsample = shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.prelu(self.bn2(self.conv1(self.bn1(x))))
+        out = self.bn3(self.conv2(out))
+        return out + (x if self.downsample is None else self.downsample(x))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+    return nn.Sequential(projection, nn.BatchNorm2d(outputs, eps=1e-5))
+
+
+class IResNet(nn.Module):
+    """images (B, 3, input_size, input_size) in [-1, 1] -> features (B, dim), not normalised: their norm is AdaFace's quality.
+
+    The last batch norm (``features``) has its weight fixed at 1, as in InsightFace.
+    """
+
+    def __init__(self, config: IResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        stem, *strides = config.strides
+        self.conv1 = conv3x3(3, config.widths[0], stem)
+        self.bn1 = nn.BatchNorm2d(config.widths[0], eps=1e-5)
+        self.prelu = PReLU(config.widths[0])
+        inputs = (config.widths[0], *config.widths[:-1])
+        for i, shape in enumerate(zip(inputs, config.widths, config.layers, strides, strict=True), start=1):
+            setattr(self, f"layer{i}", stage(*shape))
+        self.bn2 = nn.BatchNorm2d(config.widths[-1], eps=1e-5)
+        self.dropout = nn.Dropout(p=config.dropout)
+        self.fc = nn.Linear(config.widths[-1] * config.side**2, config.dim)
+        self.features = nn.BatchNorm1d(config.dim, eps=1e-5)
+        nn.init.constant_(self.features.weight, 1.0)
+        self.features.weight.requires_grad_(False)
+        self.apply(initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.check(images)
+        x = self.prelu(self.bn1(self.conv1(images)))  #             (B, widths[0], s, s)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, widths[3], side, side)
+        x = self.dropout(torch.flatten(self.bn2(x), 1))
+        with torch.autocast(images.device.type, enabled=False):  #   the last layer in fp32, as InsightFace's fp16 mode
+            return self.features(self.fc(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x))  # (B, dim)
+
+    def check(self, images: Tensor) -> None:
+        side = self.config.input_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
+            raise ValueError(f"images: expected (B, 3, {side}, {side}), got {tuple(images.shape)}; resize or align first")
+
+
+def stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    rest = [IBasicBlock(outputs, outputs) for _ in range(blocks - 1)]
+    return nn.Sequential(IBasicBlock(inputs, outputs, stride), *rest)
+
+
+def initialise(module: nn.Module) -> None:
+    """Normal(0, 0.1) convolutions, as InsightFace."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, 0, 0.1)
+
+
+def load_insightface_pth(path: Path | str, **changes: object) -> IResNet:
+    """An InsightFace ``.pth`` state dict as an IResNet in inference mode; depth, width and dimension are read off its shapes.
+
+    changes: fields of `IResNetConfig` that shapes do not tell (``input_size``, ``strides``).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected the .pth of an InsightFace IResNet (arcface_torch)")
+    return from_state_dict(torch.load(path, map_location="cpu", weights_only=True), **changes)
+
+
+def from_state_dict(state: Mapping[str, Tensor], **changes: object) -> IResNet:
+    """An IResNet of the shape of a state dict (a leading "module." of DataParallel is dropped)."""
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    missing = [name for name in ("conv1.weight", "layer4.0.conv1.weight", "fc.weight") if name not in state]
+    if missing:
+        raise ValueError(f"state: expected InsightFace's IResNet names, found no {missing[0]!r} among {list(state)[:4]}")
+    layers = tuple(count_blocks(state, i) for i in range(1, 5))
+    widths = tuple(state[f"layer{i}.0.conv2.weight"].shape[0] for i in range(1, 5))
+    fields = {"layers": layers, "widths": widths, "dim": state["fc.weight"].shape[0], **changes}
+    model = IResNet(IResNetConfig(**fields))  # type: ignore[arg-type]
+    if model.fc.weight.shape != state["fc.weight"].shape:
+        raise ValueError(
+            f"state: fc.weight is {tuple(state['fc.weight'].shape)}, expected {tuple(model.fc.weight.shape)} at "
+            f"input_size {model.config.input_size}; pass the input_size and strides the network was trained with"
+        )
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def count_blocks(state: Mapping[str, Tensor], layer: int) -> int:
+    return len({name.split(".")[1] for name in state if name.startswith(f"layer{layer}.")})
+
+
+class IResNetRecogniser(nn.Module):
+    """White box `Recogniser` (differentiable) around an IResNet in inference mode.
+
+    flip: average the features of the image and of its mirror image, as InsightFace's protocol does (for judging).
+    margin: False for images that are InsightFace crops already.
+    """
+
+    def __init__(self, model: IResNet, name: str = "iresnet", flip: bool = False, margin: bool = True) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.name, self.flip, self.margin, self.dim = name, flip, margin, model.config.dim
+
+    def train(self, mode: bool = True) -> IResNetRecogniser:
+        """Stays in inference mode: a recogniser judges and guides, it does not learn."""
+        return super().train(False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """float32 (B, 3, S, S) in [-1, 1], aligned -> float32 (B, dim), unit norm; gradients flow to images."""
+        images = network_input(images, self.model.config.input_size, self.margin)
+        features = self.model(images)
+        if self.flip:
+            features = features + self.model(images.flip(-1))
+        return F.normalize(features.float(), dim=1)
+
+    forward = embed

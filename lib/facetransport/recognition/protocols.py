@@ -1,0 +1,461 @@
+"""Verification, identification and separability of embeddings, each number with a 95 % bootstrap interval over identities.
+
+Embeddings are float (N, d) of unit norm, labels int (N,). Similarities are cosines, computed in blocks of at most
+``BLOCK`` scores and kept as histograms (resolution 2 / 4000), so that memory stays fixed up to a million embeddings.
+
+Bootstrap: identities fall into at most ``GROUPS`` groups at random; groups are drawn with replacement, a genuine score
+counts as often as its group was drawn, an impostor score as the product of its two groups' counts (Bolle et al., 2004,
+"subsets" bootstrap): pairs of one person are not independent, people are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from facetransport.analysis import separability as curves
+from facetransport.analysis.statistics import Estimate, bootstrap_weights, estimate, mean_over_seeds, weighted_mean
+from facetransport.analysis.statistics import bootstrap as bootstrap_estimate
+from facetransport.recognition.recogniser import check_embeddings
+
+GROUPS = 64
+BLOCK = 2**22  # scores held at once
+
+
+# ------------------------------------------------------------------------------------------------------- separability
+
+
+@dataclass(frozen=True)
+class Separability:
+    """Genuine against impostor scores of a set (papers' section 4 of IDiff-Face; pyeer's definitions).
+
+    genuine, impostor: int64 (bins,), histograms of cosines; their bins' edges are ``thresholds``.
+    fmr100, fmr1000: lowest FNMR with FMR <= 1 %, 0.1 %. tar: true accept rate by false accept rate.
+    """
+
+    auc: Estimate
+    eer: Estimate
+    fmr100: Estimate
+    fmr1000: Estimate
+    fdr: Estimate
+    genuine_mean: Estimate
+    genuine_std: Estimate
+    impostor_mean: Estimate
+    impostor_std: Estimate
+    tar: dict[float, Estimate]
+    genuine: np.ndarray = field(repr=False)
+    impostor: np.ndarray = field(repr=False)
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """float64 (bins + 1,)."""
+        return curves.thresholds(len(self.genuine))
+
+    def roc(self) -> tuple[np.ndarray, np.ndarray]:
+        """FMR and TAR (bins + 1,) at every threshold."""
+        fmr, fnmr = curves.error_rates(self.genuine, self.impostor)
+        return fmr, 1 - fnmr
+
+    def table(self) -> pd.DataFrame:
+        """One row per number: name, value, low, high, n."""
+        named = {k: v for k, v in vars(self).items() if isinstance(v, Estimate)}
+        named |= {f"tar@{far:g}": v for far, v in self.tar.items()}
+        return pd.DataFrame([{"name": k, **vars(v)} for k, v in named.items()])
+
+
+def separability(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    gallery: np.ndarray | None = None,
+    gallery_labels: np.ndarray | None = None,
+    *,
+    fars: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    max_impostors: int | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Separability:
+    """All pairs of a set, or all pairs of a probe and a gallery image where a gallery is given.
+
+    max_impostors: draw about that many impostor pairs (the same share of rows and columns of every block) instead of all;
+    genuine pairs are always all. seed: of grouping, drawing and bootstrap.
+    """
+    pairs = PairScores(embeddings, labels, gallery, gallery_labels, seed)
+    genuine, genuine_moments = pairs.genuine()
+    impostor, impostor_moments = pairs.impostor(max_impostors)
+    weights = np.concatenate([np.ones((1, len(genuine))), bootstrap_weights(len(genuine), bootstrap, seed)])
+    pair_weights = pairs.pair_weights(weights)
+    g, gm = weights @ genuine, weights @ genuine_moments
+    i, im = fast_sum(pair_weights, impostor), pair_weights @ impostor_moments
+    n, m = int(g[0].sum()), int(i[0].sum())
+    (g_mean, g_std), (i_mean, i_std) = mean_std(gm), mean_std(im)
+
+    def result(values: np.ndarray, count: int = n + m) -> Estimate:
+        return estimate(values[0], values[1:], count)
+
+    return Separability(
+        auc=result(curves.auc(g, i)),
+        eer=result(curves.eer(g, i)),
+        fmr100=result(curves.fnmr_at(g, i, 1e-2)),
+        fmr1000=result(curves.fnmr_at(g, i, 1e-3)),
+        fdr=result(curves.fdr(g_mean, g_std, i_mean, i_std)),
+        genuine_mean=result(g_mean, n),
+        genuine_std=result(g_std, n),
+        impostor_mean=result(i_mean, m),
+        impostor_std=result(i_std, m),
+        tar={far: result(1 - curves.fnmr_at(g, i, far)) for far in fars},
+        genuine=genuine.sum(0),
+        impostor=impostor.sum(0),
+    )
+
+
+def fast_sum(weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """weights @ counts, the first row (the data as they are) exact, resamples in single precision."""
+    resampled = weights[1:].astype(np.float32) @ counts.astype(np.float32)
+    return np.concatenate([weights[:1] @ counts, resampled.astype(np.float64)])
+
+
+def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(R, 3) of count, sum, sum of squares -> means and deviations (R,)."""
+    count, total, squares = moments.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / count
+        return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
+
+
+class PairScores:
+    """Histograms and moments of all pairs, by group (genuine) and by pair of groups (impostor)."""
+
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        labels: np.ndarray,
+        gallery: np.ndarray | None,
+        gallery_labels: np.ndarray | None,
+        seed: int,
+        folds: int = 1,
+    ) -> None:
+        self.within = gallery is None
+        embeddings, labels = check_set(embeddings, labels)
+        other, other_labels = (embeddings, labels) if gallery is None else check_set(gallery, gallery_labels, "gallery")
+        if other.shape[1] != embeddings.shape[1]:
+            raise ValueError(f"gallery: expected dimension {embeddings.shape[1]}, got {other.shape[1]}")
+        identities = np.union1d(labels, other_labels)
+        require_two(identities)
+        self.rng = np.random.default_rng(seed)
+        group = deal(len(identities), folds, self.rng)
+        self.groups = int(group.max()) + 1
+        self.rows = Grouped(embeddings, np.searchsorted(identities, labels), group)
+        self.columns = self.rows if self.within else Grouped(other, np.searchsorted(identities, other_labels), group)
+        self.blocks = [
+            (a, b) for a in range(self.groups) for b in range(a if self.within else 0, self.groups)
+        ]  # an unordered pair of images is met once within a set
+
+    def genuine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Histograms (groups, bins) and moments (groups, 3) of pairs of one identity."""
+        counts, moments = np.zeros((self.groups, curves.BINS)), np.zeros((self.groups, 3))
+        for identity, rows in self.rows.by_identity.items():
+            columns = self.columns.by_identity.get(identity)
+            if columns is None:
+                continue
+            group = self.rows.group[identity]
+            for scores in self.genuine_scores(rows, columns):
+                tally(scores, counts[group], moments[group])
+        if not counts.sum():
+            raise ValueError("labels: no genuine pair; expected at least one identity with two images (or a probe and its mate)")
+        return counts, moments
+
+    def genuine_scores(self, rows: np.ndarray, columns: np.ndarray) -> Iterator[np.ndarray]:
+        for start, part in chunks(rows, len(columns)):
+            scores = self.rows.embeddings[part] @ self.columns.embeddings[columns].T
+            yield scores[np.triu_indices(len(part), start + 1, len(columns))] if self.within else scores.ravel()
+
+    def impostor(self, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Histograms (blocks, bins) and moments (blocks, 3) of pairs of two identities."""
+        counts, moments = np.zeros((len(self.blocks), curves.BINS)), np.zeros((len(self.blocks), 3))
+        total = len(self.rows.embeddings) * len(self.columns.embeddings) / (2 if self.within else 1)
+        share = 1.0 if most is None else min(1.0, np.sqrt(most / total))
+        for k, (a, b) in enumerate(self.blocks):
+            rows, columns = self.sample(self.rows.of(a), share), self.sample(self.columns.of(b), share)
+            for _, part in chunks(rows, len(columns)):
+                tally(self.impostor_scores(part, columns, a == b), counts[k], moments[k])
+        return counts, moments
+
+    def sample(self, rows: np.ndarray, share: float) -> np.ndarray:
+        if share == 1:
+            return rows
+        return self.rng.choice(rows, max(1, round(share * len(rows))), replace=False) if len(rows) else rows
+
+    def impostor_scores(self, rows: np.ndarray, columns: np.ndarray, same_group: bool) -> np.ndarray:
+        scores = self.rows.embeddings[rows] @ self.columns.embeddings[columns].T
+        if not same_group:
+            return scores.ravel()
+        different = self.rows.identity[rows][:, None] != self.columns.identity[columns]
+        if self.within:
+            different &= rows[:, None] < columns
+        return scores[different]
+
+    def pair_weights(self, weights: np.ndarray) -> np.ndarray:
+        """(R, groups) -> (R, blocks): the product of two groups' weights; a group's own weight for pairs inside it."""
+        a, b = np.array(self.blocks).T
+        return np.where(a == b, weights[:, a], weights[:, a] * weights[:, b])
+
+
+def deal(identities: int, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """int64 (identities,): the group of each; at most GROUPS in all, as many to each fold: group = fold + folds * k."""
+    fold = rng.permutation(np.arange(identities) % folds)
+    order = np.argsort(fold, kind="stable")
+    place = np.empty(identities, np.int64)  # of an identity in its fold
+    place[order] = np.concatenate([np.arange(n) for n in np.bincount(fold)])
+    return fold + folds * (place % max(1, GROUPS // folds))
+
+
+class Grouped:
+    """Embeddings sorted by group and identity, with the rows of each."""
+
+    def __init__(self, embeddings: np.ndarray, identity: np.ndarray, group: np.ndarray) -> None:
+        order = np.lexsort((identity, group[identity]))
+        self.embeddings = np.ascontiguousarray(embeddings[order], np.float32)
+        self.identity, self.group = identity[order], group
+        self.bounds = np.searchsorted(group[self.identity], np.arange(group.max() + 2))
+        found, starts = np.unique(self.identity, return_index=True)
+        counts = np.bincount(self.identity)
+        self.by_identity = {int(i): np.arange(s, s + counts[i]) for i, s in zip(found, starts, strict=True)}
+
+    def of(self, group: int) -> np.ndarray:
+        return np.arange(self.bounds[group], self.bounds[group + 1])
+
+
+def chunks(rows: np.ndarray, columns: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Parts of rows such that part x columns stays within BLOCK scores, each with the place of its first row."""
+    step = max(1, BLOCK // max(1, columns))
+    for start in range(0, len(rows), step):
+        yield start, rows[start : start + step]
+
+
+def tally(scores: np.ndarray, counts: np.ndarray, moments: np.ndarray) -> None:
+    """Add scores to a histogram (bins,) and to count, sum, sum of squares (3,), in place."""
+    if scores.size:
+        counts += curves.histogram(scores)
+        wide = scores.astype(np.float64)
+        moments += (scores.size, wide.sum(), (wide**2).sum())
+
+
+# ------------------------------------------------------------------------------------------------------- verification
+
+
+@dataclass(frozen=True)
+class Verification:
+    """k-fold verification. folds: accuracy of each; thresholds: of each, chosen without its people."""
+
+    accuracy: Estimate
+    folds: np.ndarray
+    thresholds: np.ndarray
+    n_genuine: int
+    n_impostor: int
+
+
+def verify(
+    embeddings: np.ndarray, labels: np.ndarray, *, folds: int = 10, bootstrap: int = 1000, seed: int = 0
+) -> Verification:
+    """LFW-style verification with folds of people, on all pairs.
+
+    Identities are dealt to folds at random (seed). A fold is tested on every pair in which one of its people takes part, at
+    the threshold that is best on the pairs in which none of them does. Accuracy is the mean of the true match and the true
+    non-match rate (balanced: what LFW's equal numbers of genuine and impostor pairs measure), averaged over folds.
+    Resamples draw people within folds and keep the thresholds.
+    """
+    people = len(np.unique(labels))
+    if not 2 <= folds <= max(2, people):
+        raise ValueError(f"folds: expected 2 to {people}, the number of identities, got {folds}")
+    pairs = PairScores(embeddings, labels, None, None, seed, folds)
+    genuine, impostor = pairs.genuine()[0], pairs.impostor(None)[0]
+    first, second = np.array(pairs.blocks).T
+    fold = np.arange(pairs.groups) % folds
+    weights = np.concatenate([np.ones((1, pairs.groups)), weights_within(fold, bootstrap, seed)])
+    pair_weights = pairs.pair_weights(weights)
+    samples, limits = [], []
+    for f in range(folds):
+        mine, touched = fold == f, (fold[first] == f) | (fold[second] == f)
+        k = best_bin(genuine[~mine].sum(0), impostor[~touched].sum(0))
+        match = share(weights[:, mine], genuine[mine], slice(k, None))
+        apart = share(pair_weights[:, touched], impostor[touched], slice(0, k))
+        samples.append((match + apart) / 2)
+        limits.append(curves.thresholds()[k])
+    every = np.array(samples)
+    n, m = int(genuine.sum()), int(impostor.sum())
+    return Verification(estimate(every[:, 0].mean(), every[:, 1:].mean(0), n + m), every[:, 0], np.array(limits), n, m)
+
+
+def weights_within(fold: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """float64 (resamples, groups): groups drawn with replacement inside each fold."""
+    weights = np.empty((resamples, len(fold)))
+    for f in np.unique(fold):
+        weights[:, fold == f] = bootstrap_weights(int((fold == f).sum()), resamples, seed + int(f))
+    return weights
+
+
+def best_bin(genuine: np.ndarray, impostor: np.ndarray) -> int:
+    """The threshold (as a bin's lower edge) of the best balanced accuracy; the middle one where several are."""
+    if not genuine.sum() or not impostor.sum():
+        raise ValueError("folds: no genuine or no impostor pair outside of one fold; use fewer folds or more images")
+    fmr, fnmr = curves.error_rates(genuine, impostor)
+    best = np.flatnonzero(fmr + fnmr <= (fmr + fnmr).min() + 1e-12)
+    return int(best[len(best) // 2])
+
+
+def share(weights: np.ndarray, counts: np.ndarray, bins: slice) -> np.ndarray:
+    """(R,): the weighted share of counts (units, bins) that fall into ``bins``; ValueError where a fold has no pair."""
+    total = weights @ counts.sum(1)
+    if not total[0]:
+        raise ValueError("folds: a fold has no genuine or no impostor pair; use fewer folds or more images per identity")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (weights @ counts[:, bins].sum(1)) / total
+
+
+def verify_pairs(left: np.ndarray, right: np.ndarray, same: np.ndarray, *, folds: int = 10) -> Verification:
+    """Verification on given pairs (LFW and the other InsightFace ``.bin`` sets): folds are consecutive, as LFW's are.
+
+    left, right: (P, d) embeddings; same: bool (P,). The interval is Student's over folds; identities are not known.
+    """
+    left, right, same = check_embeddings(left), check_embeddings(right), np.asarray(same, bool)
+    if left.shape != right.shape or len(same) != len(left):
+        raise ValueError(f"pairs: expected equal lengths, got {left.shape}, {right.shape} and {len(same)} labels")
+    if not 2 <= folds <= len(same) // 2:
+        raise ValueError(f"folds: expected 2 to {len(same) // 2} for {len(same)} pairs, got {folds}")
+    scores = np.einsum("nd,nd->n", left, right)
+    fold = np.arange(len(same)) * folds // len(same)
+    each, limits = np.empty(folds), np.empty(folds)
+    for f in range(folds):
+        rest, mine = fold != f, fold == f
+        limits[f] = curves.best_threshold(scores[rest & same], scores[rest & ~same])
+        each[f] = np.mean((scores[mine] >= limits[f]) == same[mine])
+    accuracy = replace(mean_over_seeds(each), n=len(same))
+    return Verification(accuracy, each, limits, int(same.sum()), int((~same).sum()))
+
+
+# ----------------------------------------------------------------------------------------------------- identification
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Closed-set identification. cmc: (ranks,), share of probes whose identity is among the k nearest gallery images."""
+
+    cmc: np.ndarray
+    rank: dict[int, Estimate]
+
+
+def identify(
+    probes: np.ndarray,
+    probe_labels: np.ndarray,
+    gallery: np.ndarray,
+    gallery_labels: np.ndarray,
+    *,
+    ranks: Sequence[int] = (1, 5, 10),
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Identification:
+    """Rank-k identification (CMC): every probe's identity must be in the gallery.
+
+    A probe's rank is 1 plus the number of gallery images of other people that score at least as high as its best mate.
+    """
+    probes, probe_labels, gallery, gallery_labels = check_search(probes, probe_labels, gallery, gallery_labels)
+    missing = np.setdiff1d(probe_labels, gallery_labels)
+    if len(missing):
+        raise ValueError(f"probe_labels: identity {missing[0]} is not in the gallery; use identify_open for open sets")
+    rank = search(probes, probe_labels, gallery, gallery_labels)[0]
+    unit = np.unique(probe_labels, return_inverse=True)[1]
+    cmc = np.bincount(rank, minlength=len(gallery) + 2)[1:].cumsum() / len(rank)
+    estimates = {
+        k: bootstrap_estimate(weighted_mean(rank <= k, unit), unit.max() + 1, bootstrap, seed, len(rank)) for k in ranks
+    }
+    return Identification(cmc[: len(gallery)], estimates)
+
+
+def identify_open(
+    probes: np.ndarray,
+    probe_labels: np.ndarray,
+    gallery: np.ndarray,
+    gallery_labels: np.ndarray,
+    *,
+    fars: Sequence[float] = (1e-1, 1e-2),
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[float, Estimate]:
+    """Open-set identification: detection and identification rate (rank 1) by false alarm rate (Phillips et al., 2011).
+
+    Probes whose identity is not in the gallery raise the alarms: the threshold is the lowest at which at most ``far`` of
+    them have any gallery image at or above it. Resamples draw mated and unmated people; the threshold is chosen anew.
+    """
+    probes, probe_labels, gallery, gallery_labels = check_search(probes, probe_labels, gallery, gallery_labels)
+    mated = np.isin(probe_labels, gallery_labels)
+    if not mated.any() or mated.all():
+        raise ValueError("probe_labels: expected people inside and outside of the gallery, got only one kind")
+    rank, mate, top = search(probes, probe_labels, gallery, gallery_labels)
+    inside, outside = np.unique(probe_labels[mated], return_inverse=True)[1], np.unique(probe_labels[~mated], return_inverse=True)[1]
+    found = grouped(np.where(rank[mated] == 1, mate[mated], -1.0), inside)
+    alarms = grouped(top[~mated], outside)
+    return {far: detection(found, alarms, far, int(mated.sum()), bootstrap, seed) for far in fars}
+
+
+def detection(found: np.ndarray, alarms: np.ndarray, far: float, n: int, resamples: int, seed: int) -> Estimate:
+    """DIR at a false alarm rate from per-identity histograms (identities, bins)."""
+    w = np.concatenate([np.ones((1, len(found))), bootstrap_weights(len(found), resamples, seed)])
+    v = np.concatenate([np.ones((1, len(alarms))), bootstrap_weights(len(alarms), resamples, seed + 1)])
+    rates = 1 - curves.fnmr_at(w @ found, v @ alarms, far)
+    return estimate(rates[0], rates[1:], n)
+
+
+def grouped(scores: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """float64 (units, bins): a histogram for each of at most GROUPS groups of identities."""
+    units = min(GROUPS, int(unit.max()) + 1)
+    flat = (unit % units) * curves.BINS + curves.score_bins(scores)
+    return np.bincount(flat, minlength=units * curves.BINS).reshape(units, -1).astype(np.float64)
+
+
+def search(
+    probes: np.ndarray, probe_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(P,) each: rank of the best mate, its score (-inf without one), and the highest score of all."""
+    rank = np.empty(len(probes), np.int64)
+    mate, top = np.empty(len(probes), np.float32), np.empty(len(probes), np.float32)
+    for start, part in chunks(np.arange(len(probes)), len(gallery)):
+        rows = slice(start, start + len(part))
+        scores = probes[rows] @ gallery.T
+        own = probe_labels[rows][:, None] == gallery_labels
+        mate[rows] = np.where(own, scores, -np.inf).max(1)
+        top[rows] = scores.max(1)
+        rank[rows] = 1 + (~own & (scores >= mate[rows][:, None])).sum(1)
+    return rank, mate, top
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def check_set(embeddings: np.ndarray, labels: np.ndarray | None, name: str = "embeddings") -> tuple[np.ndarray, np.ndarray]:
+    if labels is None:
+        raise ValueError(f"{name}: expected labels beside it, got none")
+    embeddings, labels = np.asarray(embeddings), np.asarray(labels)
+    if len(embeddings) == 0:
+        raise ValueError(f"{name}: expected at least one embedding, got none")
+    if labels.shape != (len(embeddings),):
+        raise ValueError(f"{name}: {len(embeddings)} embeddings but labels of shape {labels.shape}; expected one each")
+    return check_embeddings(embeddings).astype(np.float32, copy=False), labels
+
+
+def check_search(
+    probes: np.ndarray, probe_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    probes, probe_labels = check_set(probes, probe_labels, "probes")
+    gallery, gallery_labels = check_set(gallery, gallery_labels, "gallery")
+    require_two(np.unique(gallery_labels))
+    if probes.shape[1] != gallery.shape[1]:
+        raise ValueError(f"gallery: expected dimension {probes.shape[1]}, got {gallery.shape[1]}")
+    return probes, probe_labels, gallery, gallery_labels
+
+
+def require_two(identities: np.ndarray) -> None:
+    if len(identities) < 2:
+        raise ValueError("labels: expected at least 2 identities (there is no impostor pair otherwise), got 1")

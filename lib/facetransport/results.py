@@ -1,0 +1,259 @@
+"""Every number and picture that a reader sees is written here, with what it came from.
+
+A notebook opens a ``Run`` and records numbers, figures and tables under ``figures/<profile>/``; README, tables and the
+scorecard ``read`` the numbers back, so that prose and results cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from facetransport import artifacts
+from facetransport.profiles import Profile, as_config, resolve
+
+VARIABLE = "FACETRANSPORT_FIGURES"
+DPI = 150
+FIELDS = (
+    "name",
+    "value",
+    "low",
+    "high",
+    "n",
+    "seeds",
+    "unit",
+    "notebook",
+    "profile",
+    "code_version",
+    "data_digest",
+    "context",
+)
+
+
+def figures_root() -> Path:
+    """FACETRANSPORT_FIGURES, else ``figures`` of the checkout above the working directory, else of this package's."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE]).expanduser().absolute()
+    here = Path.cwd()
+    root = next((p for p in (here, *here.parents) if _is_ours(p)), artifacts.checkout())
+    if root is None:
+        raise FileNotFoundError(
+            f"no checkout of facetransport above {here}; run from one, or set {VARIABLE} to a folder for results"
+        )
+    return root / "figures"
+
+
+def _is_ours(folder: Path) -> bool:
+    path = folder / "pyproject.toml"
+    return (
+        path.is_file()
+        and tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}).get("name") == "facetransport"
+    )
+
+
+class Run:
+    """What one notebook records.
+
+    notebook: its stem, such as ``02_faces_and_recognition``.
+    profile: a profile, or its name (FACETRANSPORT_PROFILE, where set, comes before a name).
+    data: recipes of the data that is measured on; by default the rendered people. Each record has their digest.
+    """
+
+    def __init__(self, notebook: str, profile: Profile | str, data: Sequence[artifacts.Recipe] = ()) -> None:
+        if not re.fullmatch(r"\w+", notebook):
+            raise ValueError(
+                f"notebook: expected the stem of a notebook such as '02_faces_and_recognition', got {notebook!r}"
+            )
+        self.profile = resolve(profile) if isinstance(profile, str) else profile
+        self.notebook = notebook
+        self.data_digest = _data_digest(self.profile, data)
+        self.names: list[str] = []
+
+    @property
+    def folder(self) -> Path:
+        """figures/<profile>."""
+        return figures_root() / self.profile.name
+
+    @property
+    def path(self) -> Path:
+        """The JSON list of this notebook's records."""
+        return self.folder / "results" / f"{self.notebook}.json"
+
+    def record(
+        self,
+        name: str,
+        value: float | None,
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        n: int | None = None,
+        seeds: Sequence[int] | int | None = None,
+        unit: str | None = None,
+        **context: Any,
+    ) -> dict[str, Any]:
+        """Write one number, in place of an earlier one of the same name.
+
+        name: dotted and stable (``reference.orl.accuracy``); accuracies are fractions.
+        value: a finite number, or None with ``reason=`` in the context where it could not be measured.
+        low, high: the 95 % interval; both or neither. n: how many things it is a mean over. unit: ``images/s``, ``s``.
+        context: anything else worth knowing, as plain JSON data.
+        """
+        _check_name(name)
+        if value is None and not context.get("reason"):
+            raise ValueError(f"{name}: expected a number, got None; say why with reason='...'")
+        numbers = {
+            "value": _number(name, value),
+            "low": _number(f"{name} low", low),
+            "high": _number(f"{name} high", high),
+        }
+        _check_interval(name, numbers["low"], numbers["high"])
+        record = {
+            "name": name,
+            **numbers,
+            "n": _plain(n),
+            "seeds": _plain(seeds),
+            "unit": unit,
+            **self.provenance(),
+            "context": _plain(context),
+        }
+        _write(self.path, [r for r in _read(self.path) if r["name"] != name] + [record])
+        self.names.append(name)
+        return record
+
+    def figure(self, figure: Figure, name: str) -> Figure:
+        """Save PNG and SVG with their provenance inside, and close; a cell that ends with this call shows it."""
+        _check_name(name)
+        about = {"Title": f"{name} ({self.profile.name})", "Description": json.dumps(self.provenance())}
+        software = f"facetransport {artifacts.code_version()}, matplotlib {matplotlib.__version__}"
+        with artifacts.replacing(self.folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={**about, "Software": software})
+        stable = matplotlib.rc_context({"svg.hashsalt": name})  # no random ids, no date: the same figure, the same file
+        with artifacts.replacing(self.folder / f"{name}.svg") as temporary, stable:
+            figure.savefig(temporary, format="svg", dpi=DPI, metadata={**about, "Creator": software, "Date": None})
+        plt.close(figure)
+        return figure
+
+    def table(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Save CSV (its first line, a comment, holds the provenance) and Markdown; returns the frame."""
+        _check_name(name)
+        provenance = json.dumps(self.provenance())
+        with artifacts.replacing(self.folder / f"{name}.csv") as temporary:
+            temporary.write_text(f"# {provenance}\n{frame.to_csv(index=_named_index(frame))}", encoding="utf-8")
+        with artifacts.replacing(self.folder / f"{name}.md") as temporary:
+            temporary.write_text(f"{markdown(frame)}\n\n<!-- {provenance} -->\n", encoding="utf-8")
+        return frame
+
+    def finish(self) -> pd.DataFrame:
+        """The last line of a notebook: forget names that this run did not record, return those it did."""
+        _write(self.path, [r for r in _read(self.path) if r["name"] in self.names])
+        return pd.DataFrame(_read(self.path), columns=FIELDS)[["name", "value", "low", "high", "n", "unit"]]
+
+    def provenance(self) -> dict[str, str]:
+        """Notebook, profile, code version and data digest: what everything written here carries."""
+        return {
+            "notebook": self.notebook,
+            "profile": self.profile.name,
+            "code_version": artifacts.code_version(),
+            "data_digest": self.data_digest,
+        }
+
+
+def read(profile: Profile | str, root: Path | None = None) -> pd.DataFrame:
+    """All records of a profile, one row each, columns ``FIELDS``; empty where nothing was recorded yet."""
+    name = profile if isinstance(profile, str) else profile.name
+    paths = sorted(((root or figures_root()) / name / "results").glob("*.json"))
+    return pd.DataFrame([record for path in paths for record in _read(path)], columns=list(FIELDS))
+
+
+def value(profile: Profile | str, name: str, root: Path | None = None) -> float:
+    """One recorded number by its name."""
+    records = read(profile, root)
+    found = records.loc[records["name"] == name, "value"]
+    if found.empty or found.isna().any():
+        raise ValueError(f"{name}: no such number in the results of this profile; run `make figures` to record it")
+    return float(found.iloc[0])
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as a Markdown table: four significant digits, the index shown when it has a name."""
+    shown = frame.reset_index() if _named_index(frame) else frame
+    rows = [[_cell(item) for item in row] for row in shown.itertuples(index=False)]
+    header = [_cell(column) for column in shown.columns]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _named_index(frame: pd.DataFrame) -> bool:
+    return any(name is not None for name in frame.index.names)
+
+
+def _cell(item: object) -> str:
+    text = f"{item:.4g}" if isinstance(item, (float, np.floating)) else str(item)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _data_digest(profile: Profile, data: Sequence[artifacts.Recipe]) -> str:
+    content = [recipe.key for recipe in data] or as_config(profile.rendered)
+    return artifacts.digest(content)[:16]
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)*", name):
+        raise ValueError(f"name: expected lower-case words joined by dots or underscores, got {name!r}")
+
+
+def _check_interval(name: str, low: float | None, high: float | None) -> None:
+    if (low is None) != (high is None):
+        raise ValueError(f"{name}: expected both low and high or neither, got low={low}, high={high}")
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"{name}: expected low <= high, got {low} > {high}")
+
+
+def _number(name: str, number: Any) -> float | int | None:
+    number = _plain(number)
+    if number is None:
+        return None
+    if not isinstance(number, (int, float)):
+        raise ValueError(f"{name}: expected a number, got {number!r}; words belong into the context")
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {number}; record None with reason='...' instead")
+    return number
+
+
+def _plain(data: Any) -> Any:
+    """numpy and pandas scalars, arrays and tuples as JSON data."""
+    if isinstance(data, (np.generic, np.ndarray)):
+        return data.tolist()
+    if isinstance(data, Mapping):
+        return {str(key): _plain(item) for key, item in data.items()}
+    return [_plain(item) for item in data] if isinstance(data, (list, tuple, range)) else data
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); delete it and run `make figures`") from None
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    try:
+        artifacts.write_json(path, sorted(records, key=lambda r: r["name"]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.stem}: expected finite numbers, text, lists and mappings in a record: {error}"
+        ) from None

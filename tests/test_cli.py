@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from facetransport import artifacts, cli, profiles, results
+from facetransport.artifacts import Recipe, Store
+from facetransport.data.faceset import FaceSet
+from facetransport.profiles import Profile
+
+Out = pytest.CaptureFixture[str]
+EXECUTE = [sys.executable, "-m", "facetransport", "execute"]
+Execute = Callable[[Path], subprocess.CompletedProcess[str]]
+
+
+def small_recipes(profile: Profile) -> list[Recipe]:
+    """Two quick stand-ins for networks; the second is made from the first."""
+
+    def make(text: str) -> artifacts.Maker:
+        def write(folder: Path, upstream: tuple[Path, ...]) -> None:
+            (folder / "model.txt").write_text(text)
+
+        return write
+
+    first = Recipe("tiny.first", {"width": profile.idiff_face.width}, make("first"))
+    return [first, Recipe("tiny.second", {}, make("second"), upstream=(first,))]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache and a weights folder of their own, and quick recipes; returns the temporary folder."""
+    monkeypatch.setenv(artifacts.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(results.VARIABLE, str(tmp_path / "figures"))
+    for name in ("data_recipes", "network_recipes"):
+        monkeypatch.setattr(cli, name, small_recipes if name == "network_recipes" else lambda profile: [])
+    monkeypatch.setattr(artifacts, "WEIGHTS", tmp_path / "weights")
+    return tmp_path
+
+
+def test_help_names_every_command(capsys: Out) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for command in ("doctor", "profiles", "status", "train", "execute", "inspect", "clean-cache"):
+        assert command in shown
+
+
+def test_profiles_lists_and_prints(capsys: Out) -> None:
+    assert cli.main(["profiles"]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["smoke", "laptop", "paper"]
+    assert cli.main(["profiles", "paper"]) == 0
+    assert json.loads(capsys.readouterr().out) == profiles.as_config(profiles.load("paper"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["profiles", "desktop"], "expected one of smoke, laptop, paper"),
+        (["inspect", "/no/such/folder"], "images.npy: not there"),
+        (["execute", "notebooks/none.ipynb"], "no such notebook"),
+        (["train", "--only", "x.y"], "--only: expected one of tiny.first, tiny.second"),
+    ],
+)
+def test_bad_input_is_one_sentence(small: Path, capsys: Out, arguments: list[str], said: str) -> None:
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"'{sys.executable}' -m facetransport profiles laptop"
+    done = subprocess.run(["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_inspect_describes_a_faceset(tmp_path: Path, capsys: Out) -> None:
+    table = pd.DataFrame({"identity": [3, 3, 7], "age": [20.0, 20.0, 50.0]})
+    FaceSet(np.zeros((3, 8, 6, 3), np.uint8), table).save(tmp_path)
+    assert cli.main(["inspect", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "3, 8 x 6 pixels" in shown and "2, 1 to 2 images each" in shown and "identity, age" in shown
+
+
+# ------------------------------------------------------------------------------------------------- status and training
+
+
+def test_train_builds_what_status_then_finds(small: Path, capsys: Out) -> None:
+    cli.main(["status", "--profile", "smoke"])
+    assert capsys.readouterr().out.count("to build") == 2
+    assert cli.main(["train", "--profile", "smoke"]) == 0
+    capsys.readouterr()
+    cli.main(["status", "--profile", "smoke"])
+    assert capsys.readouterr().out.count("cached") == 2
+
+
+def test_only_builds_one_stage_and_what_it_needs(small: Path) -> None:
+    assert cli.main(["train", "--profile", "smoke", "--only", "tiny.first"]) == 0
+    assert [p.name for p in (small / "cache").iterdir() if not p.name.startswith(".")] == ["tiny.first"]
+
+
+def test_shipping_drops_weights_of_older_recipes_only(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["train", "--profile", "smoke", "--ship"]) == 0
+    old = list((small / "weights").glob("*/*"))
+    assert len(old) == 2
+
+    changed = {"smoke": 99}  # another width: the first recipe's key changes, and with it the second's
+    monkeypatch.setattr(cli, "network_recipes", lambda p: small_recipes(widened(p, changed.get(p.name))))
+    assert cli.main(["train", "--profile", "smoke", "--ship"]) == 0
+    new = list((small / "weights").glob("*/*"))
+    assert len(new) == 2 and not set(old) & set(new)
+    cli.main(["train", "--profile", "laptop", "--ship"])
+    assert len(list((small / "weights").glob("*/*"))) == 4  # the smoke profile still asks for its own
+
+
+def widened(profile: Profile, width: int | None) -> Profile:
+    if width is None:
+        return profile
+    return replace(profile, idiff_face=replace(profile.idiff_face, width=width))
+
+
+def test_train_does_not_count_what_is_shipped(small: Path, capsys: Out) -> None:
+    cli.main(["train", "--profile", "smoke", "--ship"])
+    cli.main(["clean-cache", "--all"])
+    capsys.readouterr()
+    cli.main(["status", "--profile", "smoke"])
+    assert capsys.readouterr().out.count("shipped") == 2
+    cli.main(["train", "--profile", "smoke"])
+    assert capsys.readouterr().out.count("to build") == 2
+
+
+def test_the_option_comes_before_the_environment_and_the_environment_before_the_default(
+    small: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {name: small_recipes(profiles.load(name))[0].key[:16] for name in ("smoke", "laptop", "paper")}
+    monkeypatch.setenv(profiles.VARIABLE, "paper")
+    for arguments, expected in ((["--profile", "smoke"], "smoke"), ([], "paper")):
+        cli.main(["status", *arguments])
+        assert keys[expected] in capsys.readouterr().out
+    monkeypatch.delenv(profiles.VARIABLE)
+    cli.main(["status"])
+    assert keys["laptop"] in capsys.readouterr().out
+
+
+def test_retrain_forgets_the_cached_network(small: Path, capsys: Out) -> None:
+    cli.main(["train", "--profile", "smoke"])
+    capsys.readouterr()
+    cli.main(["train", "--profile", "smoke", "--retrain"])
+    assert capsys.readouterr().out.count("to build") == 2
+
+
+# --------------------------------------------------------------------------------------------------------------- cache
+
+
+def test_clean_cache_deletes_the_stale_and_damaged_and_nothing_else(small: Path) -> None:
+    cli.main(["train", "--profile", "smoke"])
+    store = Store(small / "cache", shipped=())
+    current = small_recipes(profiles.load("smoke"))
+    stale = Recipe("tiny.first", {"width": -1}, current[0].make)
+    from_stale = Recipe("notebook.embeddings", {}, current[0].make, upstream=(stale,))
+    unknown = Recipe("notebook.other", {}, current[0].make)
+    for recipe in (from_stale, unknown):
+        store.get(recipe)
+    damaged = store.folder(current[1]).with_suffix(".corrupt")
+    damaged.mkdir()
+    assert cli.main(["clean-cache"]) == 0
+    assert [store.has(r) for r in (*current, unknown, stale, from_stale)] == [True, True, True, False, False]
+    assert not damaged.exists()
+
+
+def test_clean_cache_all_leaves_the_users_own_files(small: Path) -> None:
+    cli.main(["train", "--profile", "smoke"])
+    (small / "cache" / "photos" / "2026").mkdir(parents=True)
+    (small / "cache" / "notes.txt").write_text("mine")
+    assert cli.main(["clean-cache", "--all"]) == 0
+    assert sorted(p.name for p in (small / "cache").iterdir()) == ["notes.txt", "photos"]
+
+
+# --------------------------------------------------------------------------------------------------------------- doctor
+
+
+def test_doctor_reports_and_passes(small: Path, capsys: Out) -> None:
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("torch ", "insightface ", "threads of", "CPUExecutionProvider", str(small / "cache"), "tiny.first"):
+        assert part in shown
+    assert shown.count("not shipped: trained when first needed") == 2
+
+
+def test_doctor_fails_on_damaged_weights_and_names_those_of_other_recipes(small: Path, capsys: Out) -> None:
+    cli.main(["train", "--profile", "laptop", "--ship"])
+    first, second = sorted((small / "weights").glob("*/*"))
+    (first / "model.txt").write_text("damaged")
+    second.rename(second.with_name("0" * 16))
+    capsys.readouterr()
+    assert cli.main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "tiny.first                   DAMAGED" in shown
+    assert f"for another recipe ({'0' * 16})" in shown
+
+
+def test_doctor_fails_when_something_is_missing(small: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "VERSIONS", ("no-such-package",))
+    assert cli.main(["doctor"]) == 1
+    assert "no-such-package is not installed: pip install -r requirements.lock" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------------ notebooks
+
+
+def notebook(folder: Path, *cells: str) -> Path:
+    book = nbformat.v4.new_notebook()
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    book.cells[0].metadata.tags = ["parameters"]
+    path = folder / "a folder with spaces" / "01_test.ipynb"
+    path.parent.mkdir()
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture
+def run(small: Path) -> Execute:
+    """``facetransport execute`` in a process of its own: it sets environment variables for kernels."""
+
+    def execute(path: Path) -> subprocess.CompletedProcess[str]:
+        command = [*EXECUTE, str(path), "--profile", "smoke"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    return execute
+
+
+def test_execute_runs_a_notebook_at_the_profile(small: Path, run: Execute) -> None:
+    look = 'import os; print(profile, os.environ["FACETRANSPORT_PROFILE"], os.getcwd())'
+    path = notebook(small, 'profile = "laptop"', look)
+    done = run(path)
+    assert done.returncode == 0, done.stderr
+    book = nbformat.read(small / "figures" / "smoke" / "notebooks" / "01_test.ipynb", as_version=4)
+    assert book.cells[-1].outputs[0].text == f"smoke smoke {path.parent}\n"
+    assert set(book.metadata) == {"kernelspec"}, "timings and paths would change with every run"
+    assert all(set(cell.metadata) <= {"tags"} for cell in book.cells)
+
+
+def test_a_profile_of_ones_own_is_a_path_from_anywhere(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = (profiles.FOLDER / "smoke.yaml").read_text().replace("world_seed: ", "world_seed: 7")
+    (small / "mine.yaml").write_text(mine)
+    monkeypatch.chdir(small)
+    look = "from facetransport import profiles; print(profiles.resolve(profile).rendered.world_seed)"
+    path = notebook(small, 'profile = "laptop"', look)
+    assert subprocess.run([*EXECUTE, str(path), "--profile", "mine.yaml"], timeout=120).returncode == 0
+    book = nbformat.read(small / "figures" / "mine" / "notebooks" / "01_test.ipynb", as_version=4)
+    assert book.cells[-1].outputs[0].text.startswith("7")
+
+
+def test_a_failing_cell_is_shown_and_leaves_the_old_copy(small: Path, run: Execute) -> None:
+    old = small / "figures" / "smoke" / "notebooks" / "01_test.ipynb"
+    old.parent.mkdir(parents=True)
+    old.write_text("old")
+    done = run(notebook(small, 'profile = "laptop"', 'raise ValueError("the lamp is broken")'))
+    assert done.returncode == 1
+    assert "ValueError: the lamp is broken" in done.stderr
+    assert "a cell failed; what ran until then is in" in done.stderr
+    assert old.read_text() == "old"

@@ -1,0 +1,82 @@
+"""The laptop's denoisers: contract, CPD, null context, parametrisation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from facetransport.diffusion import denoisers
+from facetransport.diffusion.denoisers import Denoiser, DenoiserConfig
+from facetransport.diffusion.schedule import Schedule
+from facetransport.diffusion.unet import UNet
+
+KINDS = ["mlp", "mixer", "transformer"]
+
+
+def network(kind: str, cpd: float = 0.25, random: bool = True) -> Denoiser:
+    torch.manual_seed(0)
+    denoiser = Denoiser(DenoiserConfig(kind, (4, 4, 4), 32, 2, 16, 24, cpd))
+    for p in denoiser.parameters() if random else ():
+        nn.init.normal_(p, std=0.1)
+    return denoiser.eval()
+
+
+def inputs(n: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    context = nn.functional.normalize(torch.randn(n, 16), dim=1)
+    return torch.randn(n, 4, 4, 4), torch.linspace(0, 999, n).long(), context
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_prediction_depends_on_code_time_and_context(kind: str) -> None:
+    denoiser, (x, t, y) = network(kind), inputs()
+    eps = denoiser(x, t, y)
+    assert eps.shape == x.shape
+    assert not torch.allclose(eps, denoiser(x, t, y.roll(1, 0)))
+    assert not torch.allclose(eps, denoiser(x, t.roll(1), y))
+    assert not torch.allclose(eps, denoiser(x, t, None))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_zeros_and_none_are_the_same_null_context(kind: str) -> None:
+    denoiser, (x, t, y) = network(kind), inputs()
+    torch.testing.assert_close(denoiser(x, t, y * 0), denoiser(x, t, None))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cpd_acts_in_training_only(kind: str) -> None:
+    denoiser, (x, t, y) = network(kind), inputs()
+    assert torch.equal(denoiser(x, t, y), denoiser(x, t, y))
+    denoiser.train()
+    assert not torch.equal(denoiser(x, t, y), denoiser(x, t, y))
+    assert torch.equal(denoiser(x, t, None), denoiser(x, t, None))
+    sure = network(kind, cpd=0.0).train()
+    assert torch.equal(sure(x, t, y), sure(x, t, y))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_network_predicts_v_zero(kind: str) -> None:
+    """v = 0 means eps = sqrt(1 - abar) x: the output layer starts at zero."""
+    denoiser, (x, t, y) = network(kind, random=False), inputs()
+    abar = Schedule().alphas_cumprod[t].view(-1, 1, 1, 1)
+    for layer in (denoiser.body.out,):
+        nn.init.zeros_(layer.bias)
+    torch.testing.assert_close(denoiser(x, t, y), (1 - abar).sqrt() * x)
+
+
+def test_build_makes_the_papers_unet_too() -> None:
+    with torch.device("meta"):
+        unet = denoisers.build("unet_ca", (3, 32, 32), 96, 2, 512, 256, 0.25, Schedule())
+    assert isinstance(unet, UNet)
+    assert sum(p.numel() for p in unet.parameters()) == 216_341_187
+    assert unet.cpd.p == 0.25
+
+
+def test_bad_arguments_are_refused() -> None:
+    denoiser, (x, t, _) = network("mlp"), inputs()
+    with pytest.raises(ValueError, match=r"context: expected \(6, 16\), got \(6, 512\)"):
+        denoiser(x, t, torch.zeros(6, 512))
+    with pytest.raises(ValueError, match="kind: expected one of mlp, mixer, transformer"):
+        DenoiserConfig("conv", (4, 4, 4), 32, 2, 16)
+    with pytest.raises(ValueError, match="context_dropout"):
+        DenoiserConfig("mlp", (4, 4, 4), 32, 2, 16, context_dropout=1.5)

@@ -1,0 +1,56 @@
+"""Guidance: s = 1 is the conditional model, s = 0 the unconditional one, and the schedule is carried along."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from facetransport.diffusion import denoisers
+from facetransport.diffusion.guidance import classifier_free, schedule_of
+from facetransport.diffusion.schedule import Schedule
+
+
+class Counting:
+    """eps = sum of the context (0 for null), and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        self.calls += 1
+        return x * 0 + (0 if context is None else context.sum(1).view(-1, 1, 1, 1))
+
+
+X, T, C = torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), torch.tensor([[1.0], [2.0]])
+
+
+def test_scale_one_is_the_conditional_model_with_one_call() -> None:
+    denoiser = Counting()
+    assert classifier_free(denoiser, 1.0) is denoiser
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 3.0])
+def test_guided_prediction_extrapolates_from_null_to_condition(scale: float) -> None:
+    eps = classifier_free(Counting(), scale)(X, T, C)
+    assert eps[:, 0, 0, 0].tolist() == pytest.approx([scale, 2 * scale])
+
+
+def test_without_a_context_the_guided_denoiser_is_unconditional() -> None:
+    denoiser = Counting()
+    assert classifier_free(denoiser, 3.0)(X, T, None).abs().sum() == 0
+    assert denoiser.calls == 1
+
+
+def test_guided_denoisers_keep_the_schedule() -> None:
+    network = denoisers.build("mlp", (4, 4, 4), 16, 1, 8, 8, 0.25, Schedule(50, "cosine")).eval()
+    assert schedule_of(classifier_free(network, 2.0)) == Schedule(50, "cosine")
+    assert schedule_of(Counting()) == Schedule()
+
+
+def test_bad_scales_and_training_mode_are_refused() -> None:
+    for scale in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="scale"):
+            classifier_free(Counting(), scale)
+    with pytest.raises(ValueError, match="training mode"):
+        classifier_free(denoisers.build("mlp", (4, 4, 4), 16, 1, 8, 8, 0.25, Schedule()).train(), 2.0)

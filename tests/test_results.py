@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from facetransport import artifacts, results
+from facetransport.artifacts import Recipe
+from facetransport.profiles import Profile
+from facetransport.results import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path, smoke: Profile, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv(results.VARIABLE, str(tmp_path / "figures"))
+    return Run(notebook="99_test", profile=smoke)
+
+
+def written(run: Run) -> list[dict[str, object]]:
+    return json.loads(run.path.read_text())
+
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_a_record_has_every_field_and_where_it_came_from(run: Run) -> None:
+    run.record("orl.dlib.accuracy", 0.998, low=0.99, high=1.0, n=10, seeds=[0, 1], unit="fraction", protocol="10 folds")
+    (record,) = written(run)
+    assert tuple(record) == results.FIELDS
+    assert record["context"] == {"protocol": "10 folds"}
+    assert (record["notebook"], record["profile"]) == ("99_test", "smoke")
+    assert record["code_version"] == artifacts.code_version()
+    assert re.fullmatch("[0-9a-f]{16}", str(record["data_digest"]))
+
+
+def test_recording_again_replaces_and_the_same_is_the_same_file(run: Run) -> None:
+    run.record("b.x", 1.0)
+    run.record("a.x", 2)
+    before = run.path.read_bytes()
+    run.record("b.x", 1.0)
+    assert run.path.read_bytes() == before
+    run.record("b.x", 3.0)
+    assert [(r["name"], r["value"]) for r in written(run)] == [("a.x", 2), ("b.x", 3.0)]
+
+
+def test_numpy_numbers_become_plain_ones(run: Run) -> None:
+    context = {"steps": np.arange(2), "by": {"a": np.float32(0.5)}}
+    run.record("x", np.float32(0.5), n=np.int64(3), seeds=range(2), **context)  # type: ignore[arg-type]
+    (record,) = written(run)
+    assert (record["value"], record["n"], record["seeds"]) == (0.5, 3, [0, 1])
+    assert record["context"] == {"steps": [0, 1], "by": {"a": 0.5}}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -np.inf, np.float32("nan")])
+def test_what_is_not_finite_is_refused(run: Run, bad: float) -> None:
+    with pytest.raises(ValueError, match="x: expected a finite number"):
+        run.record("x", bad)
+    with pytest.raises(ValueError, match="x low: expected a finite number"):
+        run.record("x", 1.0, low=bad, high=2.0)
+    with pytest.raises(ValueError, match="expected finite numbers"):
+        run.record("x", 1.0, note=bad)
+    assert not run.path.exists()
+
+
+def test_none_needs_a_reason(run: Run) -> None:
+    with pytest.raises(ValueError, match="say why with reason="):
+        run.record("x", None)
+    run.record("x", None, reason="dlib found no face")
+    assert written(run)[0]["value"] is None
+
+
+def test_bad_numbers_names_and_intervals_are_refused(run: Run) -> None:
+    with pytest.raises(ValueError, match="expected a number, got 'high'"):
+        run.record("x", "high")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="both low and high or neither"):
+        run.record("x", 1.0, low=0.5)
+    with pytest.raises(ValueError, match="expected low <= high"):
+        run.record("x", 1.0, low=2.0, high=1.0)
+    for name in ("", "A", "a b", "a..b", "../a"):
+        with pytest.raises(ValueError, match="name: expected lower-case words"):
+            run.record(name, 1.0)
+    with pytest.raises(ValueError, match="notebook: expected"):
+        Run("../x", run.profile)
+
+
+def test_finish_forgets_what_this_run_did_not_record(run: Run) -> None:
+    run.record("old.name", 1.0)
+    again = Run(run.notebook, run.profile)
+    again.record("new.name", 2.0)
+    assert list(again.finish()["name"]) == ["new.name"]
+    assert [r["name"] for r in written(run)] == ["new.name"]
+
+
+def test_read_gathers_all_notebooks_of_a_profile(run: Run, smoke: Profile) -> None:
+    assert results.read(smoke).empty
+    run.record("x.y", 0.25, n=4)
+    Run("98_other", smoke).record("z", 7)
+    frame = results.read(smoke)
+    assert list(frame.columns) == list(results.FIELDS)
+    assert dict(zip(frame["name"], frame["notebook"], strict=True)) == {"x.y": "99_test", "z": "98_other"}
+    assert results.value(smoke, "x.y") == 0.25
+    assert results.read("laptop", run.folder.parent).empty
+
+
+def test_a_number_that_is_not_there_says_how_to_get_it(run: Run, smoke: Profile) -> None:
+    run.record("x", None, reason="no data")
+    for name in ("x", "y"):
+        with pytest.raises(ValueError, match=f"{name}: no such number.*make figures"):
+            results.value(smoke, name)
+
+
+def test_a_damaged_file_is_named(run: Run, smoke: Profile) -> None:
+    run.record("x", 1)
+    run.path.write_text("[{")
+    with pytest.raises(ValueError, match=r"99_test\.json: not JSON.*make figures"):
+        results.read(smoke)
+
+
+def test_the_data_digest_follows_the_data(smoke: Profile) -> None:
+    data = [Recipe("rendered.test", {"seed": seed}, lambda folder, upstream: None) for seed in (1, 2)]
+    digests = {Run("n", smoke, part).data_digest for part in (data[:1], data[1:], data, [])}
+    assert len(digests) == 4
+
+
+# ---------------------------------------------------------------------------------------------- pictures and tables
+
+
+def test_pictures_hold_their_provenance_and_are_closed(run: Run) -> None:
+    figure, axes = plt.subplots()
+    axes.plot([0, 1])
+    assert run.figure(figure, "line") is figure
+    assert not plt.fignum_exists(figure.number)
+    with Image.open(run.folder / "line.png") as picture:
+        text = picture.info
+    assert json.loads(text["Description"]) == run.provenance()
+    assert text["Title"] == "line (smoke)" and "facetransport" in text["Software"]
+    svg = (run.folder / "line.svg").read_text()
+    assert run.data_digest in svg and artifacts.code_version() in svg
+
+
+def test_the_same_picture_is_the_same_file(run: Run) -> None:
+    def draw() -> tuple[bytes, bytes]:
+        figure, axes = plt.subplots()
+        axes.plot([0, 1])
+        run.figure(figure, "line")
+        return (run.folder / "line.png").read_bytes(), (run.folder / "line.svg").read_bytes()
+
+    assert draw() == draw()
+
+
+def test_tables_are_csv_and_markdown_with_provenance(run: Run) -> None:
+    frame = pd.DataFrame({"method": ["a|b", "c"], "auc": [0.987654, 1.0], "n": [3, 4]})
+    assert run.table(frame, "main") is frame
+    first, _ = (run.folder / "main.csv").read_text().split("\n", 1)
+    assert json.loads(first.removeprefix("# ")) == run.provenance()
+    pd.testing.assert_frame_equal(pd.read_csv(run.folder / "main.csv", comment="#"), frame)
+    markdown = (run.folder / "main.md").read_text()
+    assert markdown.splitlines()[:3] == ["| method | auc | n |", "| --- | --- | --- |", "| a\\|b | 0.9877 | 3 |"]
+    assert run.data_digest in markdown
+
+
+def test_a_named_index_is_a_column(run: Run) -> None:
+    frame = pd.DataFrame({"auc": [0.5]}, index=pd.Index(["dlib"], name="judge"))
+    assert results.markdown(frame).splitlines()[2] == "| dlib | 0.5 |"
+    run.table(frame, "indexed")
+    assert "judge,auc" in (run.folder / "indexed.csv").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------ places
+
+
+def test_figures_lie_in_the_checkout_above_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(results.VARIABLE, raising=False)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "facetransport"\n')
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert results.figures_root() == tmp_path / "figures"
+
+
+def test_another_projects_checkout_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(results.VARIABLE, raising=False)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    monkeypatch.chdir(tmp_path)
+    assert results.figures_root() == Path(__file__).resolve().parents[1] / "figures"
+    monkeypatch.setattr(artifacts, "checkout", lambda: None)
+    with pytest.raises(FileNotFoundError, match="FACETRANSPORT_FIGURES"):
+        results.figures_root()
