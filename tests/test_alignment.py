@@ -14,7 +14,7 @@ from facetransport.recognition import align
 def scattered(angle: float = 20, scale: float = 2.3, shift: tuple[float, float] = (150, 90)) -> np.ndarray:
     """The five points of a face somewhere in a photograph."""
     matrix = cv2.getRotationMatrix2D((56, 56), angle, scale)
-    matrix[:, 2] += shift
+    matrix[:, 2] += np.array(shift)
     return alignment.transform_points(ARCFACE_112, matrix)
 
 
@@ -32,7 +32,9 @@ def test_landmarks_go_to_the_template(size):
 
 
 def test_the_middle_of_128_is_insightfaces_crop():
-    points = scattered() + np.random.default_rng(0).normal(0, 2, (5, 2))  # no exact similarity: least squares must agree too
+    points = scattered() + np.random.default_rng(0).normal(
+        0, 2, (5, 2)
+    )  # no exact similarity: least squares must agree too
     ours = alignment.estimate(points, 128)
     with pytest.warns(FutureWarning):
         theirs = face_align.estimate_norm(points.astype(np.float32), 112)
@@ -55,7 +57,9 @@ def test_round_trip_of_pixels_under_one_pixel(scale):
     for (x, y), colour in zip(template(256), np.eye(5, 3) * 150 + 90, strict=True):
         if scale < 1:
             break
-        disc = (abs(crop - colour).sum(-1) < 120) & (np.hypot(*np.mgrid[:256, :256] - np.array([y, x])[:, None, None]) < 16)
+        disc = (abs(crop - colour).sum(-1) < 120) & (
+            np.hypot(*np.mgrid[:256, :256] - np.array([y, x])[:, None, None]) < 16
+        )
         rows, columns = np.nonzero(disc)
         assert np.hypot(columns.mean() - x, rows.mean() - y) < 1
     back = alignment.transform_points(template(256), cv2.invertAffineTransform(alignment.estimate(points, 256)))
@@ -76,7 +80,9 @@ def test_warp_keeps_pixel_centres():
     image = np.zeros((96, 96), np.uint8)
     cv2.circle(image, (48, 48), 9, 255, -1)
     for scale in (0.3, 0.5, 0.9, 1.7):
-        found = alignment.warp(image, np.array([[scale, 0, 32 - 48 * scale], [0, scale, 32 - 48 * scale]]), 64).astype(float)
+        found = alignment.warp(image, np.array([[scale, 0, 32 - 48 * scale], [0, scale, 32 - 48 * scale]]), 64).astype(
+            float
+        )
         rows, columns = np.mgrid[:64, :64]
         assert (found * columns).sum() / found.sum() == pytest.approx(32, abs=0.15)
         assert (found * rows).sum() / found.sum() == pytest.approx(32, abs=0.15)
@@ -91,7 +97,9 @@ def test_crop_and_network_input():
     assert align.network_input(images, 112).shape == (2, 3, 112, 112)
     assert torch.equal(align.network_input(images, 64, margin=False), images)
     ramp = torch.linspace(0, 1, 128).expand(1, 3, 128, 128)
-    torch.testing.assert_close(align.resize(ramp, 64)[0, 0, 0, 8:-8], torch.linspace(0, 1, 128).view(64, 2).mean(1)[8:-8])
+    torch.testing.assert_close(
+        align.resize(ramp, 64)[0, 0, 0, 8:-8], torch.linspace(0, 1, 128).view(64, 2).mean(1)[8:-8]
+    )
 
 
 def test_refusals():

@@ -73,7 +73,9 @@ def test_geometry_mirrors_half_and_moves_little():
 def test_compression_is_an_orthonormal_transform_rounded(monkeypatch):
     images = torch.rand(2, 3, 16, 16)
     monkeypatch.setattr(augmentation, "uniform", lambda x, low, high, *shape: torch.full((len(x), *shape), 1e-6))
-    torch.testing.assert_close(augmentation.compress(images), images, atol=1e-4, rtol=0)  # a step of nothing loses nothing
+    torch.testing.assert_close(
+        augmentation.compress(images), images, atol=1e-4, rtol=0
+    )  # a step of nothing loses nothing
     monkeypatch.setattr(augmentation, "uniform", lambda x, low, high, *shape: torch.full((len(x), *shape), 100.0))
     assert augmentation.compress(images).abs().max() < 1e-5  # an endless step leaves nothing
 

@@ -23,7 +23,10 @@ def test_log_likelihood_is_the_product_over_attributes():
     attributes = rng.random((5, 7)) < 0.4
     said = describer.say(attributes[:3], rng)
     table = describer.likelihood_table()
-    by_hand = [[np.log([table[int(a), s + 1] for a, s in zip(face, row, strict=True)]).sum() for face in attributes] for row in said]
+    by_hand = [
+        [np.log([table[int(a), s + 1] for a, s in zip(face, row, strict=True)]).sum() for face in attributes]
+        for row in said
+    ]
     np.testing.assert_allclose(describer.log_likelihood(said, attributes), by_hand)
 
 

@@ -15,7 +15,9 @@ from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet, concatenate, t
 def some(n: int = 4, size: int = 8) -> FaceSet:
     rng = np.random.default_rng(0)
     points = pd.DataFrame(rng.uniform(0, size, (n, 10)).astype(np.float32), columns=list(LANDMARK_COLUMNS))
-    table = pd.DataFrame({"identity": np.arange(n) // 2, "Male": np.arange(n) % 2 == 0, "style": ["é", "b", "c", "d"][:n]})
+    table = pd.DataFrame(
+        {"identity": np.arange(n) // 2, "Male": np.arange(n) % 2 == 0, "style": ["é", "b", "c", "d"][:n]}
+    )
     return FaceSet(rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8), pd.concat([table, points], axis=1))
 
 

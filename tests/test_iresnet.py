@@ -24,8 +24,8 @@ def warm(model: IResNet) -> IResNet:
     """Batch norms that are not the identity, so that a misplaced one shows."""
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)
+            nn.init.uniform_(module.get_buffer("running_var"), 0.5, 2)
     return model.eval()
 
 
@@ -35,8 +35,8 @@ def tiny() -> IResNet:
     return warm(IResNet(TINY))
 
 
-# SHA-256 of "name shape" lines, sorted, of the networks of insightface's recognition/arcface_torch/backbones/iresnet.py at
-# 04a433f1, on which outputs were compared too (equal to the bit).
+# SHA-256 of "name shape" lines, sorted, of the networks of insightface's
+# recognition/arcface_torch/backbones/iresnet.py at 04a433f1, on which outputs were compared too (equal to the bit).
 OFFICIAL = {
     "iresnet18": "68eaf02af455cf330fd87f24afa1c20a1fb841246c6f4f9ab93ec433687e2eb9",
     "iresnet34": "f184bfe8178b94e88cba48dbc4e0ed1b03194ccc33f1c68dedf1db6f240e61d0",

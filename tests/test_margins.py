@@ -61,7 +61,7 @@ def test_gradients_are_true(name):
 
 
 def test_arcface_differs_from_a_plain_scale():
-    """arcface_torch's in-place margin gives every logit the derivative s (habits D9); the paper's is s sin(t + m) / sin(t)."""
+    """arcface_torch's in-place margin gives every logit the derivative s; the paper's is s sin(t + m) / sin(t)."""
     cosine = COSINE.clone().requires_grad_()
     arcface(cosine, LABELS, 64, 0.5)[0, 0].backward()
     theta = math.acos(0.5)

@@ -13,7 +13,9 @@ def people(identities: int, views: int, noise: float, dim: int = 16, seed: int =
     """Unit vectors around one random centre per identity, shuffled."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(identities), views))
-    return unit(rng.standard_normal((identities, dim))[labels] + noise * rng.standard_normal((len(labels), dim))), labels
+    return unit(
+        rng.standard_normal((identities, dim))[labels] + noise * rng.standard_normal((len(labels), dim))
+    ), labels
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -64,7 +66,10 @@ def test_separability_across_two_sets_meets_probe_and_gallery_only():
 
 def test_a_sample_of_impostors_keeps_the_answer():
     embeddings, labels = people(60, 10, 0.9)
-    every, some = separability(embeddings, labels, bootstrap=0), separability(embeddings, labels, bootstrap=0, max_impostors=30_000)
+    every, some = (
+        separability(embeddings, labels, bootstrap=0),
+        separability(embeddings, labels, bootstrap=0, max_impostors=30_000),
+    )
     assert 20_000 < some.impostor.sum() < 40_000 < every.impostor.sum()
     assert some.genuine.sum() == every.genuine.sum()
     assert some.auc.value == pytest.approx(every.auc.value, abs=5e-3)
@@ -103,14 +108,16 @@ def test_verification_of_separable_and_of_random_people():
 
 
 def test_verification_of_gaussian_scores_is_the_closed_form():
-    """Two people per angle: genuine cosines near cos(s), impostors spread; accuracy is Phi of half the distance (equal deviations)."""
+    """Scores are nearly normal with equal deviations: accuracy is Phi of half the distance of their means."""
     rng = np.random.default_rng(0)
     n, dim = 300, 256
     labels = np.repeat(np.arange(n), 2)
     embeddings = unit(rng.standard_normal((n, dim))[labels] + 2.5 * rng.standard_normal((2 * n, dim)))
     scores, same = all_pairs(embeddings, labels)
     distance = (scores[same].mean() - scores[~same].mean()) / scores[~same].std()
-    assert verify(embeddings, labels, bootstrap=0).accuracy.value == pytest.approx(stats.norm.cdf(distance / 2), abs=0.03)
+    assert verify(embeddings, labels, bootstrap=0).accuracy.value == pytest.approx(
+        stats.norm.cdf(distance / 2), abs=0.03
+    )
 
 
 def test_threshold_of_a_fold_ignores_its_people():
@@ -128,8 +135,20 @@ def test_threshold_of_a_fold_ignores_its_people():
     assert (np.delete(after.thresholds, 2) != np.delete(before.thresholds, 2)).any()
 
 
+def test_centring_mends_a_shared_direction_and_never_sees_the_fold():
+    embeddings, labels = people(30, 4, 0.6)
+    cone = unit(embeddings + 3 * np.eye(16)[0])  # a narrow cone, as of images from another world
+    plain, mended = (verify(cone, labels, centre=c, bootstrap=0) for c in (False, True))
+    assert mended.accuracy.value > plain.accuracy.value
+    assert mended.accuracy.value == pytest.approx(verify(embeddings, labels, bootstrap=0).accuracy.value, abs=0.02)
+    fold = np.random.default_rng(0).permutation(np.arange(30) % 10)
+    changed = cone.copy()
+    changed[np.isin(labels, np.flatnonzero(fold == 3))] *= -1  # the people of fold 3 move: their threshold must not
+    assert verify(changed, labels, centre=True, bootstrap=0).thresholds[3] == mended.thresholds[3]
+
+
 def test_given_pairs_by_hand():
-    """LFW's folds are consecutive. Each fold's threshold separates the other's pairs, and errs on one of its own four."""
+    """LFW's folds are consecutive; a fold's threshold separates the other's pairs and errs on one of its own."""
     right = unit(np.array([[c, np.sqrt(1 - c * c)] for c in (0.9, 0.8, 0.1, 0.7, 0.9, 0.3, 0.1, 0.2)]))
     left = unit(np.repeat([[1.0, 0.0]], 8, axis=0))
     same = np.array([True, True, False, False] * 2)
@@ -165,7 +184,7 @@ def test_best_of_several_mates_counts():
 
 
 def test_open_set_by_hand():
-    """Strangers score at most cos 60 and cos 20 in the gallery. At FAR 0.5 the threshold lies above cos 60 (0.5); at FAR 0 above cos 20."""
+    """Strangers' best scores are cos 60 and cos 20: at FAR 0.5 the threshold is above the one, at 0 above both."""
     gallery, gallery_labels = angles(0, 180), np.array([0, 1])
     probes, labels = angles(10, 200, 170 + 20 + 25, 60, 20), np.array([0, 1, 1, 8, 9])
     found = identify_open(probes, labels, gallery, gallery_labels, fars=(0.5, 0.0))

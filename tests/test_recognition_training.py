@@ -24,9 +24,9 @@ from facetransport.recognition.iresnet import IResNetRecogniser
 from facetransport.recognition.training import State, batch_rows, learning_rate, load_model, save_model, train
 
 CONFIG = RecogniserTraining(
-    size=28, layers=(1, 1, 1, 1), widths=(8, 8, 16, 16), strides=(2, 2, 2, 2, 1), embedding=16, dropout=0.1, head="cosface",
-    scale=16.0, margin=0.1, batch=16, steps=20, lr=0.1, weight_decay=5e-4, momentum=0.9, augment=True, randaugment=2,
-    bf16=False, seed=1,
+    size=28, layers=(1, 1, 1, 1), widths=(8, 8, 16, 16), strides=(2, 2, 2, 2, 1), embedding=16, dropout=0.1,
+    head="cosface", scale=16.0, margin=0.1, batch=16, steps=20, lr=0.1, weight_decay=5e-4, momentum=0.9, augment=True,
+    randaugment=2, bf16=False, seed=1,
 )  # fmt: skip
 
 
@@ -109,7 +109,9 @@ def test_killed_training_resumes_bit_for_bit(faces, tmp_path: Path):
     )
     checkpoint = tmp_path / "checkpoint.safetensors"
     paths = [str(Path(training.__file__).parents[2]), str(Path(__file__).parent)]
-    process = subprocess.Popen([sys.executable, "-c", script, str(checkpoint), *paths], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(checkpoint), *paths], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == "13":

@@ -39,7 +39,8 @@ def renderer(head: Head) -> rendered.Renderer:
 def frontal() -> people.View:
     return people.View(
         yaw=0, pitch=0, roll=0, actions=dict.fromkeys(people.draw_expression(np.random.default_rng(0)), 0.0),
-        light=np.array([0.0, -1, 0.2]), key=0.6, fill_light=np.array([0.0, -1, 0]), fill=0.1, ambient=0.4, tint=np.ones(3),
+        light=np.array([0.0, -1, 0.2]), key=0.6, fill_light=np.array([0.0, -1, 0]), fill=0.1, ambient=0.4,
+        tint=np.ones(3),
         exposure=1.0, background=np.full((2, 3), 0.5), background_angle=0.0, background_texture=0.0, glasses=True,
         shift=np.zeros(2), zoom=1.0, distance=1.0, blur=0.0, noise=0.0, saturation=1.0, phase=np.zeros(3),
     )  # fmt: skip
@@ -107,7 +108,9 @@ def test_people_vary_as_they_should(head: Head):
     assert ages.min() < 21 and ages.max() > 74
     assert len({p.style for p in crowd}) == len(people.HAIR_STYLES) >= 8
     assert {p.hair_colour for p in crowd} == set(people.HAIR_COLOURS)
-    attributes = {k: np.mean([people.identity_attributes(p)[k] for p in crowd]) for k in people.identity_attributes(crowd[0])}
+    attributes = {
+        k: np.mean([people.identity_attributes(p)[k] for p in crowd]) for k in people.identity_attributes(crowd[0])
+    }
     assert all(0.003 < rate < 0.97 for rate in attributes.values()), attributes
     assert not any(p.beard["jaw"] and not p.male for p in crowd)
     yaw = [people.draw_view(7, crowd[0], k).yaw for k in range(1500)]
@@ -123,7 +126,9 @@ def test_splits_share_no_person(smoke: Profile, smoke_store: Store, head: Head):
     sets = {role: rendered.load(smoke, role, smoke_store) for role in rendered.ROLES}
     identities = {role: set(faces.identity.tolist()) for role, faces in sets.items()}
     shapes = {
-        role: np.stack([people.draw_identity(smoke.rendered.world_seed, i, head.local_names).shape_vector for i in sorted(ids)])
+        role: np.stack(
+            [people.draw_identity(smoke.rendered.world_seed, i, head.local_names).shape_vector for i in sorted(ids)]
+        )
         for role, ids in identities.items()
     }
     for a in rendered.ROLES:

@@ -165,11 +165,18 @@ def test_schedules_equal_diffusers_to_the_bit() -> None:
     torch.testing.assert_close(add_noise(x0, noise, Schedule().alphas_cumprod[t]), theirs)
 
 
+@pytest.mark.parametrize(("solver", "steps"), [("ddpm", 50), ("ddim", 50), ("dpm++", 49)])
+def test_as_many_steps_as_can_be_stay_finite(fake: Fake, solver: str, steps: int) -> None:
+    assert sample(fake, SHAPE, None, solver, steps, [0], schedule=Schedule(50, "cosine")).isfinite().all()
+
+
 def test_bad_arguments_are_refused(fake: Fake) -> None:
     with pytest.raises(ValueError, match=r"solver: expected one of ddpm, ddim, dpm\+\+, got 'euler'"):
         sample(fake, SHAPE, None, "euler", 10)
     with pytest.raises(ValueError, match=r"steps: expected 1\.\.1000"):
         sample(fake, SHAPE, None, "ddim", 1001)
+    with pytest.raises(ValueError, match=r"steps: expected 1\.\.49 \(dpm\+\+, T = 50\), got 50"):
+        sample(fake, SHAPE, None, "dpm++", 50, schedule=Schedule(50, "cosine"))
     with pytest.raises(ValueError, match=r"contexts: expected \(2, d\), one per seed, got \(3, 4\)"):
         sample(fake, SHAPE, contexts(3), "ddim", 10, range(2))
     with pytest.raises(ValueError, match="seeds: expected one per sample"):

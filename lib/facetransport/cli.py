@@ -17,6 +17,7 @@ from typing import Any
 from facetransport import artifacts, profiles
 from facetransport.artifacts import Recipe, Store
 from facetransport.profiles import Profile
+from facetransport.results import figures_root
 
 EXPECTED = (ValueError, FileNotFoundError, artifacts.DiskFull, artifacts.CorruptArtifact)
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock)?")
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _profile_option(execute)
     inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
     inspect.add_argument("folder", type=Path)
+    _command(commands, "readme", _readme, "copy the laptop profile's headline numbers into README.md")
     clean = _command(commands, "clean-cache", _clean_cache, "delete artefacts that no profile asks for any more")
     clean.add_argument("--all", action="store_true", help="delete the whole cache")
     return parser
@@ -93,13 +95,15 @@ def data_recipes(profile: Profile) -> list[Recipe]:
 
 
 def network_recipes(profile: Profile) -> list[Recipe]:
-    """Every network that a profile trains, in the order in which they need each other."""
+    """What a profile slices, fits or trains once and can ship, in the order in which they need each other."""
+    from facetransport.data import rendered
     from facetransport.diffusion import autoencoder
     from facetransport.papers import idiff_face
-    from facetransport.recognition import training
+    from facetransport.recognition import dlib, training
 
-    recognisers = [training.recipe(profile, role) for role in ("reference", "judge")]
-    return [*recognisers, autoencoder.recipe(profile), idiff_face.recipe(profile)]
+    recognisers = [dlib.recipe(profile), *(training.recipe(profile, role) for role in ("reference", "judge"))]
+    papers = [idiff_face.training_contexts(profile), idiff_face.recipe(profile)]
+    return [rendered.head_recipe(), *recognisers, autoencoder.recipe(profile), *papers]
 
 
 def recipes(profile: Profile) -> list[Recipe]:
@@ -203,6 +207,21 @@ def _inspect(options: argparse.Namespace) -> int:
 # ----------------------------------------------------------------------------------------------------- notebooks
 
 
+def _readme(_: argparse.Namespace) -> int:
+    path = figures_root().parent / "README.md"
+    with artifacts.replacing(path) as temporary:
+        temporary.write_text(with_headlines(path.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+def with_headlines(readme: str) -> str:
+    """The README with the table between its two marks taken from figures/laptop/headlines.md."""
+    table = (figures_root() / "laptop" / "headlines.md").read_text(encoding="utf-8").split("\n\n")[0]
+    return re.sub(
+        r"(<!-- headlines:[^\n]*-->\n).*?(<!-- end of headlines -->)", rf"\g<1>{table}\n\g<2>", readme, flags=re.S
+    )
+
+
 def _execute(options: argparse.Namespace) -> int:
     if not options.notebook.is_file():
         raise FileNotFoundError(f"{options.notebook}: no such notebook; run from the repository, where notebooks/ is")
@@ -215,8 +234,6 @@ def execute(notebook: Path, profile: str, folder: str) -> int:
     import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
-
-    from facetransport.results import figures_root
 
     os.environ.update({profiles.VARIABLE: profile, "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"})
     running = artifacts.cache_root() / "executing" / folder / notebook.name

@@ -2,8 +2,9 @@
 
 Scores are cosines in [-1, 1] and are held as histograms, so that memory does not grow with their number: ``BINS`` bins
 resolve a cosine to 2 / BINS. Every function takes counts (..., bins), so that it works on one histogram or on all
-bootstrap resamples at once. Definitions follow pyeer, which IDiff-Face used (papers' section 4): a comparison matches when
-its score reaches the threshold; FMR is the share of impostors that match, FNMR the share of genuine pairs that do not.
+bootstrap resamples at once. Definitions follow pyeer, which IDiff-Face used: a comparison matches
+when its score reaches the threshold; FMR is the share of impostors that match, FNMR the share of genuine pairs that do
+not.
 """
 
 from __future__ import annotations
@@ -62,20 +63,22 @@ def eer(genuine: np.ndarray, impostor: np.ndarray) -> np.ndarray:
 
 
 def fnmr_at(genuine: np.ndarray, impostor: np.ndarray, fmr: float) -> np.ndarray:
-    """(...): the lowest FNMR with FMR <= fmr. FMR100 is ``fmr=0.01``, FMR1000 ``fmr=0.001``; TAR at FAR is 1 minus it."""
+    """(...): the lowest FNMR with FMR <= fmr: FMR100 is ``fmr=0.01``, FMR1000 ``fmr=0.001``; TAR is 1 minus it."""
     if not 0 <= fmr <= 1:
         raise ValueError(f"fmr: expected a rate in [0, 1], got {fmr}")
     rates, misses = error_rates(genuine, impostor)
     return np.take_along_axis(misses, np.argmax(rates <= fmr + 1e-12, axis=-1)[..., None], -1)[..., 0]
 
 
-def fdr(genuine_mean: np.ndarray, genuine_std: np.ndarray, impostor_mean: np.ndarray, impostor_std: np.ndarray) -> np.ndarray:
+def fdr(
+    genuine_mean: np.ndarray, genuine_std: np.ndarray, impostor_mean: np.ndarray, impostor_std: np.ndarray
+) -> np.ndarray:
     """Fisher discriminant ratio (mu_g - mu_i)^2 / (sd_g^2 + sd_i^2)."""
     return (genuine_mean - impostor_mean) ** 2 / (genuine_std**2 + impostor_std**2)
 
 
 def best_threshold(genuine: np.ndarray, impostor: np.ndarray) -> float:
-    """The threshold with the highest balanced accuracy on scores (G,), (I,): the middle of the best interval, as LFW's."""
+    """The threshold of the highest balanced accuracy on scores (G,), (I,), midway between two scores."""
     genuine, impostor = np.sort(np.asarray(genuine, np.float64)), np.sort(np.asarray(impostor, np.float64))
     if not len(genuine) or not len(impostor):
         raise ValueError(f"scores: expected genuine and impostor ones, got {len(genuine)} and {len(impostor)}")

@@ -41,7 +41,7 @@ def bootstrap_weights(n: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def percentile_interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of bootstrap samples (Efron and Tibshirani, 1993, section 13.3); undefined ones are left out."""
+    """Percentile interval of bootstrap samples (Efron and Tibshirani, 1993, section 13.3), undefined ones left out."""
     samples = np.asarray(samples, np.float64)
     samples = samples[np.isfinite(samples)]
     if not len(samples):
@@ -56,7 +56,11 @@ def estimate(value: float, samples: np.ndarray, n: int | None = None) -> Estimat
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], n: int, resamples: int = 1000, seed: int = 0, count: int | None = None
+    statistic: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    resamples: int = 1000,
+    seed: int = 0,
+    count: int | None = None,
 ) -> Estimate:
     """Estimate of a statistic of n weighted units (identities).
 
@@ -68,7 +72,7 @@ def bootstrap(
 
 
 def weighted_mean(values: np.ndarray, unit: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The mean of ``values`` (N,) as a statistic of unit weights; unit: int (N,), which identity each value belongs to."""
+    """The mean of values (N,) as a statistic of unit weights; unit: int (N,), whose identity a value is."""
     total = np.bincount(unit, values)
     count = np.bincount(unit, minlength=len(total)).astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""From a photograph and its landmarks to the project's one face geometry (`template`): similarity transforms, no stretching.
+"""From a photograph and its landmarks to the project's one face geometry (`template`), by similarity transforms.
 
 Points are pixels (x right, y down) in the order of ``faceset.LANDMARKS``, the eye on the left of the image first.
 """
@@ -14,7 +14,7 @@ from facetransport.data.template import ARCFACE_112, template
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """float64 (2, 3): the rotation, uniform scale and shift that takes points to points in least squares (Umeyama, 1991).
+    """float64 (2, 3): rotation, uniform scale and shift from points to points, in least squares (Umeyama, 1991).
 
     source, target: (P, 2), P >= 2. Mirroring is excluded.
     """
@@ -31,7 +31,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def estimate(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """float64 (2, 3): from image pixels to the template of that size, by ``insightface.utils.face_align.estimate_norm``.
+    """float64 (2, 3): from image pixels to the template, by ``insightface.utils.face_align.estimate_norm``.
 
     landmarks: (5, 2) pixels.
     """
@@ -52,7 +52,7 @@ def from_112(size: int) -> np.ndarray:
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, W[, 3]) -> uint8 (size, size[, 3]); borders replicated; area-averaged where the warp shrinks (no aliasing).
+    """uint8 (H, W[, 3]) -> uint8 (size, size[, 3]); borders replicated, area-averaged where the warp shrinks.
 
     matrix: (2, 3), from image pixels to pixels of the result.
     """

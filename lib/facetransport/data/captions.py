@@ -1,10 +1,10 @@
 """A describer of faces whose imprecision is explicit, so that the best possible reader of its captions can be computed.
 
-Model, independently for every attribute: the describer perceives it (wrong with probability ``error``), mentions it (with
-probability ``say_yes`` if perceived present, ``say_no`` if perceived absent), and picks one of several phrases. What was
-said is a vector in {-1 unsaid, 0 said absent, 1 said present}; its likelihood given a face's true attributes is a product,
-which is all a Bayes-optimal verifier or identifier needs. DiFace (2312.01367) leaves open how to measure verbal imprecision;
-this makes it a number.
+Model, independently for every attribute: the describer perceives it (wrong with probability ``error``), mentions it
+(with probability ``say_yes`` if perceived present, ``say_no`` if perceived absent), and picks one of several phrases.
+What was said is a vector in {-1 unsaid, 0 said absent, 1 said present}; its likelihood given a face's true attributes
+is a product, which is all a Bayes-optimal verifier or identifier needs. DiFace (2312.01367) leaves open how to
+measure verbal imprecision; this makes it a number.
 """
 
 from __future__ import annotations

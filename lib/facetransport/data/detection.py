@@ -1,8 +1,8 @@
 """Faces in photographs: dlib's HOG detector and its five-point predictor, mapped to the project's template.
 
-The predictor's file comes with the package ``face_recognition_models`` (CC0), which is located, never imported. dlib's five
-points are four eye corners and the base of the nose; eye centres follow from them, a mouth does not. The 68-point predictor
-of that package is not used: its training data restrict its licence.
+The predictor's file comes with the package ``face_recognition_models`` (CC0), which is located, never imported. dlib's
+five points are four eye corners and the base of the nose; eye centres follow from them, a mouth does not. The 68-point
+predictor of that package is not used: its training data restrict its licence.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from facetransport.data.template import template
 
 FIVE_POINTS = "shape_predictor_5_face_landmarks.dat"
 CHIP = 150  # pixels: side of the face chip that dlib's recogniser was trained on, padding 0.25
-# dlib's mean face (image_transforms/interpolation.h, get_face_chip_details) in a chip: right-hand eye's outer and inner corner,
-# left-hand eye's outer and inner corner (left and right in the image), base of the nose
+# dlib's mean face (image_transforms/interpolation.h, get_face_chip_details) in a chip: right-hand eye's outer and
+# inner corner, left-hand eye's outer and inner corner (left and right in the image), base of the nose
 MEAN_FACE = 25 + 100 * np.array(
     [
         [0.8595674595992, 0.2134981538014],
@@ -41,7 +41,9 @@ def model_file(name: str) -> Path:
         found = []
     path = Path(str(found[0].locate())) if found else Path(name)
     if not path.is_file():
-        raise FileNotFoundError(f"{name}: not there; it comes with `pip install face_recognition_models` (weights CC0, 100 MB)")
+        raise FileNotFoundError(
+            f"{name}: not there; it comes with `pip install face_recognition_models` (weights CC0, 100 MB)"
+        )
     return path
 
 
@@ -56,7 +58,7 @@ def chip_to_template(size: int) -> np.ndarray:
 
 
 def to_template(points: np.ndarray, size: int) -> np.ndarray:
-    """float64 (2, 3): from image pixels to the template, by dlib's five points (5, 2) in least squares, as dlib aligns."""
+    """float64 (2, 3): from image pixels to the template, by dlib's five points (5, 2), as dlib aligns."""
     return compose(chip_to_template(size), similarity(points, MEAN_FACE))
 
 
@@ -68,8 +70,8 @@ def models() -> tuple[dlib.fhog_object_detector, dlib.shape_predictor]:
 def detect(image: np.ndarray, upscale: float = 1.0, border: int = 0) -> np.ndarray | None:
     """float64 (5, 2): dlib's points of the largest face in pixels of ``image``, None if there is none.
 
-    image: uint8 (H, W) or (H, W, 3). upscale, border: small faces are enlarged, tight ones given replicated borders (pixels
-    of ``image``), for the search alone.
+    image: uint8 (H, W) or (H, W, 3). upscale, border: small faces are enlarged, tight ones given replicated borders
+    (pixels of ``image``), for the search alone.
     """
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise ValueError(f"image: expected uint8 (H, W) or (H, W, 3), got {image.dtype} {image.shape}")
@@ -81,5 +83,7 @@ def detect(image: np.ndarray, upscale: float = 1.0, border: int = 0) -> np.ndarr
         return None
     shape = predictor(large, max(boxes, key=lambda box: box.area()))
     points = np.array([[p.x, p.y] for p in shape.parts()], np.float64)
-    enlarge = np.array([[upscale, 0, 0], [0, upscale, 0]]) + (upscale - 1) / 2 * np.array([[0, 0, 1]] * 2)  # pixel centres
+    enlarge = np.array([[upscale, 0, 0], [0, upscale, 0]]) + (upscale - 1) / 2 * np.array(
+        [[0, 0, 1]] * 2
+    )  # pixel centres
     return transform_points(points, cv2.invertAffineTransform(enlarge)) - border

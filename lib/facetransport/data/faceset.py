@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy"
 def to_tensor(images: np.ndarray) -> torch.Tensor:
     """uint8 (B, H, W, 3) in 0..255 -> float32 (B, 3, H, W) in [-1, 1]."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images: expected uint8 (B, H, W, 3), got {images.dtype} {images.shape}; convert to RGB first")
+        raise ValueError(
+            f"images: expected uint8 (B, H, W, 3), got {images.dtype} {images.shape}; convert to RGB first"
+        )
     return torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -69,7 +72,8 @@ class FaceSet:
 
     def select(self, rows: np.ndarray | slice) -> FaceSet:
         """The FaceSet of some rows (a boolean mask, integer index or slice)."""
-        rows = np.flatnonzero(rows) if getattr(rows, "dtype", None) == bool else rows
+        if isinstance(rows, np.ndarray) and rows.dtype.kind == "b":
+            rows = np.flatnonzero(rows)
         return FaceSet(self.images[rows], self.table.iloc[rows].reset_index(drop=True))
 
     def tensor(self, rows: np.ndarray | slice = slice(None)) -> torch.Tensor:
@@ -93,8 +97,10 @@ class FaceSet:
 
 def save_table(table: pd.DataFrame, path: Path) -> None:
     """Columns as plain arrays; text as fixed-width unicode, so that reading needs no pickle."""
-    plain = {name: table[name].to_numpy() for name in table}
-    np.savez(path, **{name: column.astype(str) if column.dtype.kind in "OT" else column for name, column in plain.items()})
+    plain: dict[str, Any] = {str(name): table[name].to_numpy() for name in table}
+    np.savez(
+        path, **{name: column.astype(str) if column.dtype.kind in "OT" else column for name, column in plain.items()}
+    )
 
 
 def load_table(path: Path) -> pd.DataFrame:

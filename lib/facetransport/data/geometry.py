@@ -1,6 +1,7 @@
 """From a person and a view to triangles: the head with its hair, beard, bun and glasses, always with the same topology.
 
-One topology means one BVH that is refitted, never rebuilt. What a person does not have is folded to a point inside the head.
+One topology means one BVH that is refitted, never rebuilt. What a person does not have is folded to a point inside
+the head.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def hairline_mask(points: np.ndarray, hairline: float, temple: float) -> np.ndar
 
 @dataclass(frozen=True)
 class Mesh:
-    """points, normals, canonical (V, 3) float32 in the head's frame; landmarks (5, 3) in the order of ``faceset.LANDMARKS``.
+    """points, normals, canonical (V, 3) float32 in the head's frame; landmarks (5, 3) in the order of
+    ``faceset.LANDMARKS``.
 
     canonical: where on the template a vertex's texture lives.
     """
@@ -146,7 +148,12 @@ class MeshBuilder:
     @cached_property
     def _jaw(self) -> np.ndarray:
         x, y, z = self.head.template.T
-        return self.head.skin_mask * smoothstep(0.668 - z, 0, 0.016) * smoothstep(z, 0.592, 0.615) * smoothstep(-y, 0.05, 0.08)
+        return (
+            self.head.skin_mask
+            * smoothstep(0.668 - z, 0, 0.016)
+            * smoothstep(z, 0.592, 0.615)
+            * smoothstep(-y, 0.05, 0.08)
+        )
 
     def _beard_thickness(self, person: Identity) -> np.ndarray:
         x, _, z = self.head.template.T
@@ -186,14 +193,19 @@ class MeshBuilder:
         points = np.stack([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up) + 0 * around], -1)
         return (centre + radius * points).reshape(-1, 3)
 
-    def _glasses(self, v, person: Identity, view: View, left: np.ndarray, right: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    def _glasses(
+        self, v, person: Identity, view: View, left: np.ndarray, right: np.ndarray, inside: np.ndarray
+    ) -> np.ndarray:
         g = person.glasses
         if g is None or not view.glasses:
             return np.tile(inside, ((2 * _RIM + 9) * _TUBE, 1))
         angle = np.linspace(0, 2 * np.pi, _RIM, endpoint=False)
         cos, sin = (np.sign(f) * np.abs(f) ** (2 / g["square"]) for f in (np.cos(angle), np.sin(angle)))
         skin = v[self.head.skin_mask]
-        front = [skin[(np.abs(skin[:, 0] - e[0]) < 0.02) & (np.abs(skin[:, 2] - e[2]) < 0.02), 1].min() for e in (left, right)]
+        front = [
+            skin[(np.abs(skin[:, 0] - e[0]) < 0.02) & (np.abs(skin[:, 2] - e[2]) < 0.02), 1].min()
+            for e in (left, right)
+        ]
         y, tubes = min(front) - 0.003, []
         for eye in (left, right):
             side, x = np.sign(eye[0]), eye[0] * 1.06

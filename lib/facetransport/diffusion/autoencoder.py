@@ -109,13 +109,16 @@ class KLCode(nn.Module):
     Its code has zero mean and unit deviation per channel.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, config: CodeConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder, self.decoder = _encoder(config), _decoder(config)
         self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
         self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def reconstruct(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Training: images -> reconstructions from sampled codes, and the codes' KL to N(0, 1) per image, summed."""
@@ -385,7 +388,7 @@ def _train_into(
     log = TrainingLog(folder / "log.csv", training)
     for state in train_code(code, faceset, training, weights, features, checkpoint):
         log.write(state)
-    final = state.ema.code
+    final: Any = state.ema.code
     final.fit_scale(faceset.tensor(slice(0, 2048)))
     metrics = {"psnr": psnr(Autoencoder(final), faceset.tensor(slice(0, 256))), "loss": state.loss}
     save(folder / MODEL, final, step=state.step, data=faces.name, code_version=code_version(), metrics=metrics)

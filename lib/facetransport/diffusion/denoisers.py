@@ -153,6 +153,8 @@ _BODIES: dict[str, type[nn.Module]] = {"mlp": FlatBody, "mixer": TokenBody, "tra
 class Denoiser(nn.Module):
     """eps = denoiser(x_t, t, context); x_t (B, C, h, w), t int (B,), context (B, d) unit norm or None (null)."""
 
+    abar: Tensor
+
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config

@@ -38,8 +38,9 @@ class Schedule:
         """diffusers' scheduler of a solver ("ddpm", "ddim", "dpm++"), timesteps set, for noise predictions."""
         if solver not in SOLVERS:
             raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
-        if not 1 <= steps <= self.timesteps:
-            raise ValueError(f"steps: expected 1..{self.timesteps} (the schedule's timesteps), got {steps}")
+        most = self.timesteps - (solver == "dpm++")  # at T steps diffusers' DPM-Solver++ meets a timestep twice: NaN
+        if not 1 <= steps <= most:
+            raise ValueError(f"steps: expected 1..{most} ({solver}, T = {self.timesteps}), got {steps}")
         scheduler = self._build(solver)
         with warnings.catch_warnings():  # diffusers' DPM-Solver makes arrays of tensors as numpy 1 did
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)

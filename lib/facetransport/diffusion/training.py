@@ -94,8 +94,8 @@ class EMA:
     def update(self, model: nn.Module, k: int) -> None:
         for a, w in zip(self.model.parameters(), model.parameters(), strict=True):
             a.lerp_(w.detach().to(a.dtype), 1 - self.decay_at(k))
-        for a, w in zip(self.model.buffers(), model.buffers(), strict=True):
-            a.copy_(w)
+        for kept, new in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(new)
 
 
 def lr_at(step: int, config: TrainingConfig) -> float:

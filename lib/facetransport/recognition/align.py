@@ -1,7 +1,7 @@
 """What recognisers see: InsightFace's 112-pixel crop, cut from the project's images (`data.template`) at any size.
 
-An image of the project shows that crop with a margin of one sixteenth of its side around it; photographs are brought there
-by `data.alignment` (through ``insightface.utils.face_align``) and `data.detection`.
+An image of the project shows that crop with a margin of one sixteenth of its side around it; photographs are brought
+there by `data.alignment` (through ``insightface.utils.face_align``) and `data.detection`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ def recogniser_crop(images: Tensor, margin: bool = True) -> Tensor:
     """float (B, C, S, S) -> (B, C, 7 S / 8, 7 S / 8): the middle of the project's images; as it is without a margin."""
     side = images.shape[-1]
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[-2] != side:
-        raise ValueError(f"images: expected square RGB (B, 3, S, S), got {tuple(images.shape)}; align them, repeat grey 3 times")
+        raise ValueError(
+            f"images: expected square RGB (B, 3, S, S), got {tuple(images.shape)}; align them, repeat grey 3 times"
+        )
     box = crop_box(side) if margin else slice(None)
     return images[..., box, box]
 
@@ -38,4 +40,3 @@ def network_input(images: Tensor, size: int, margin: bool = True) -> Tensor:
     margin: False for images that are InsightFace crops already (verification ``.bin`` sets).
     """
     return resize(recogniser_crop(images, margin), size)
-

@@ -1,8 +1,9 @@
 """Augmentation of aligned faces, on whole batches, for training recognisers on CPUs and GPUs alike.
 
-Two parts: RandAugment from kornia (IDiff-Face trains its recognisers with 4 operations a batch), and the ways in which cameras differ (crop, light, colour, blur, resolution, noise, compression, occlusion).
-All randomness comes from torch's global generator: the caller forks and seeds it (`training` does, step by step).
-Images are float32 (B, 3, H, W) in [-1, 1] before and after.
+Two parts: RandAugment from kornia (IDiff-Face trains its recognisers with 4 operations a batch), and the ways in which
+cameras differ (crop, light, colour, blur, resolution, noise, compression, occlusion). All randomness comes from
+torch's global generator: the caller forks and seeds it (`training` does, step by step). Images are float32 (B, 3, H,
+W) in [-1, 1] before and after.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import torch.nn.functional as F
 from kornia.augmentation.auto import RandAugment
 from torch import Tensor, nn
 
-# IDiff-Face's operations, as far as kornia has them (no Identity; grey comes from `colour` below). kornia maps magnitude
-# 1..29 linearly from the first number to the second (signed ranges: from 0, random sign), so ranges are centred on "as it
-# is" where an operation has two directions.
+# IDiff-Face's operations, as far as kornia has them (no Identity; grey comes from `colour` below). kornia maps
+# magnitude 1..29 linearly from the first number to the second (signed ranges: from 0, random sign), so ranges are
+# centred on "as it is" where an operation has two directions.
 POLICY: list[list[tuple[str, float, float | None]]] = [
     [("shear_x", -0.08, 0.08)],  # times 180 degrees
     [("translate_x", -0.1, 0.1)],  # of the width
@@ -97,7 +98,9 @@ def colour(images: Tensor) -> Tensor:
     weights = torch.tensor([0.3, 0.6, 0.1], device=images.device) + uniform(images, 0, 0.5, 3)
     weights = weights / weights.sum(1, keepdim=True)  # (B, 3)
     saturation = torch.where(uniform(images, 0, 1) < 0.5, 0.0, uniform(images, 0.4, 1.4))[:, None]
-    gains = torch.where(saturation == 0, 1.0, uniform(images, -0.2, 0.2, 3).exp()) * uniform(images, -0.35, 0.35, 1).exp()
+    gains = (
+        torch.where(saturation == 0, 1.0, uniform(images, -0.2, 0.2, 3).exp()) * uniform(images, -0.35, 0.35, 1).exp()
+    )
     mix = (1 - saturation[..., None]) * weights[:, None] + saturation[..., None] * torch.eye(3, device=images.device)
     contrast = uniform(images, -0.4, 0.4, 1).exp()
     bias = (1 - contrast) * gains * images.mean((1, 2, 3))[:, None]
@@ -143,7 +146,7 @@ def low_resolution(images: Tensor) -> Tensor:
 
 
 def compress(images: Tensor) -> Tensor:
-    """What JPEG loses: 8 x 8 cosine coefficients rounded to a step that grows with frequency, quality drawn per image."""
+    """What JPEG loses: 8 x 8 cosine coefficients, rounded to steps that grow with frequency; quality per image."""
     if images.shape[-1] % 8:
         return images
     dct, steps = cosine_basis(str(images.device))
@@ -156,7 +159,7 @@ def compress(images: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def cosine_basis(device: str) -> tuple[Tensor, Tensor]:
-    """(8, 8) orthonormal DCT-II, and quantisation steps that grow with frequency (about JPEG's luminance table / 16)."""
+    """(8, 8) orthonormal DCT-II, and steps that grow with frequency (about JPEG's luminance table / 16)."""
     k = torch.arange(8, device=device, dtype=torch.float32)
     dct = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) * math.sqrt(2 / 8)
     dct[0] /= math.sqrt(2)

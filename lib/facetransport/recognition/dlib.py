@@ -1,7 +1,7 @@
 """dlib's face recogniser as a black box: a ResNet-29 trained on 3 million real photographs (King, 2017; weights CC0).
 
-Its raw embeddings are not of unit norm and lie in a narrow cone (cosine of two strangers about 0.9): they are centred, divided
-by their deviation, then normalised, with the statistics of a stated FaceSet.
+Its raw embeddings are not of unit norm and lie in a narrow cone (cosine of two strangers about 0.9): they are centred,
+divided by their deviation, then normalised, with the statistics of a stated FaceSet.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ DIM = 128
 class DlibRecogniser:
     """Black box `Recogniser`; never differentiable.
 
-    mean, std: float (128,), statistics of raw embeddings (see `fit_centre`); without them embeddings are only normalised, and
-    all cosines are near 0.9. workers: processes, default every core for 64 images and more.
+    mean, std: float (128,), statistics of raw embeddings (see `fit_centre`); without them embeddings are only
+    normalised, and all cosines are near 0.9. workers: processes, default every core for 64 images and more.
     """
 
     name = "dlib"
     dim = DIM
 
-    def __init__(self, mean: np.ndarray | None = None, std: np.ndarray | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self, mean: np.ndarray | None = None, std: np.ndarray | None = None, workers: int | None = None
+    ) -> None:
         self.mean = statistic(mean, "mean", 0.0)
         self.std = statistic(std, "std", 1.0)
         if (self.std <= 0).any():
@@ -49,7 +51,9 @@ class DlibRecogniser:
     def raw(self, images: np.ndarray) -> np.ndarray:
         """float32 (B, 128): dlib's own embeddings, of images uint8 (B, S, S, 3) in the template."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
-            raise ValueError(f"images: expected uint8 (B, S, S, 3), got {images.dtype} {images.shape}; align, repeat grey 3 times")
+            raise ValueError(
+                f"images: expected uint8 (B, S, S, 3), got {images.dtype} {images.shape}; align, repeat grey 3 times"
+            )
         return describe_all(images, self.workers)
 
     def centred(self, raw: np.ndarray) -> np.ndarray:
@@ -94,4 +98,5 @@ def make(folder: Path, upstream: tuple[Path, ...]) -> None:
 
 def load_dlib(profile: Profile, store: Store) -> DlibRecogniser:
     """dlib, centred on the profile's rendered ``val`` people (built where it is neither shipped nor cached)."""
-    return DlibRecogniser(**load_file(store.get(recipe(profile)) / "statistics.safetensors"))
+    found = load_file(store.get(recipe(profile)) / "statistics.safetensors")
+    return DlibRecogniser(found["mean"], found["std"])

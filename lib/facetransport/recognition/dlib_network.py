@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 
@@ -48,5 +49,6 @@ def describe_all(images: np.ndarray, workers: int | None = None) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that keep their network between calls; they end with this process."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    """Processes that keep their network between calls; they end with this process, silently when interrupted."""
+    quietly = (signal.SIGINT, signal.SIG_DFL)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), signal.signal, quietly)

@@ -1,7 +1,7 @@
 """IResNet, the network of ArcFace and CosFace, with InsightFace's names and shapes, at any width and depth.
 
-Deng et al., "ArcFace", CVPR 2019, section 3.2 (embedding setting E, improved residual unit); the modules are named as in
-InsightFace's ``arcface_torch/backbones/iresnet.py``, so that public ``.pth`` files of IResNet-18/34/50/100 load.
+Deng et al., "ArcFace", CVPR 2019, section 3.2 (embedding setting E, improved residual unit); the modules are named as
+in InsightFace's ``arcface_torch/backbones/iresnet.py``, so that public ``.pth`` files of IResNet-18/34/50/100 load.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _PReLU(torch.autograd.Function):
-    """PReLU whose backward pass is made of operations that are vectorised in bfloat16 on CPUs (aten's costs more than the convolutions)."""
+    """PReLU with a backward pass of operations that CPUs vectorise in bfloat16 (aten's is slow)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -120,10 +120,15 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
 
 
 class IResNet(nn.Module):
-    """images (B, 3, input_size, input_size) in [-1, 1] -> features (B, dim), not normalised: their norm is AdaFace's quality.
+    """images (B, 3, S, S) in [-1, 1], S = input_size -> features (B, dim), not normalised.
 
     The last batch norm (``features``) has its weight fixed at 1, as in InsightFace.
     """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(self, config: IResNetConfig) -> None:
         super().__init__()
@@ -154,7 +159,9 @@ class IResNet(nn.Module):
     def check(self, images: Tensor) -> None:
         side = self.config.input_size
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
-            raise ValueError(f"images: expected (B, 3, {side}, {side}), got {tuple(images.shape)}; resize or align first")
+            raise ValueError(
+                f"images: expected (B, 3, {side}, {side}), got {tuple(images.shape)}; resize or align first"
+            )
 
 
 def stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
@@ -169,7 +176,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def load_insightface_pth(path: Path | str, **changes: object) -> IResNet:
-    """An InsightFace ``.pth`` state dict as an IResNet in inference mode; depth, width and dimension are read off its shapes.
+    """An InsightFace ``.pth`` as an IResNet in inference mode; depth, width and dimension follow from its shapes.
 
     changes: fields of `IResNetConfig` that shapes do not tell (``input_size``, ``strides``).
     """
@@ -184,7 +191,9 @@ def from_state_dict(state: Mapping[str, Tensor], **changes: object) -> IResNet:
     state = {name.removeprefix("module."): value for name, value in state.items()}
     missing = [name for name in ("conv1.weight", "layer4.0.conv1.weight", "fc.weight") if name not in state]
     if missing:
-        raise ValueError(f"state: expected InsightFace's IResNet names, found no {missing[0]!r} among {list(state)[:4]}")
+        raise ValueError(
+            f"state: expected InsightFace's IResNet names, found no {missing[0]!r} among {list(state)[:4]}"
+        )
     layers = tuple(count_blocks(state, i) for i in range(1, 5))
     widths = tuple(state[f"layer{i}.0.conv2.weight"].shape[0] for i in range(1, 5))
     fields = {"layers": layers, "widths": widths, "dim": state["fc.weight"].shape[0], **changes}

@@ -1,8 +1,9 @@
 """Heads that train a recogniser: softmax over cosines with a margin on the right class. Gradients are the true ones.
 
-InsightFace's ``arcface_torch/losses.py`` adds ArcFace's margin in place under ``no_grad``: its backward pass sees a plain
-scale and every logit's derivative with respect to its cosine is s. Here autograd differentiates s cos(theta + m) itself,
-as the paper's loss does: s sin(theta + m) / sin(theta). CosFace is the same either way, its margin being a constant.
+InsightFace's ``arcface_torch/losses.py`` adds ArcFace's margin in place under ``no_grad``: its backward pass sees a
+plain scale and every logit's derivative with respect to its cosine is s. Here autograd differentiates s cos(theta + m)
+itself, as the paper's loss does: s sin(theta + m) / sin(theta). CosFace is the same either way, its margin being a
+constant.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class ArcFace(Head):
 class AdaFace(Head):
     """Margin that adapts to image quality, read off the feature norm (detached), s = 64, m = 0.4, h = 0.333.
 
-    Mean and deviation of the norm are running averages (momentum 0.99) that start at 20 and 100, as in the official code.
+    Mean and deviation of the norm are running averages (momentum 0.99) that start at 20 and 100, as in the official
+    code.
     """
 
     mean: Tensor

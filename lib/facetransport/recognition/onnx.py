@@ -1,4 +1,4 @@
-"""Recognisers as ONNX files: any ArcFace model through insightface (black box), and our own networks exported for it."""
+"""Recognisers as ONNX files: any ArcFace model through insightface (black box), our networks exported for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class OnnxRecogniser:
     providers: of onnxruntime, default insightface's. margin: False for images that are InsightFace crops already.
     """
 
-    def __init__(self, path: Path | str, name: str | None = None, providers: list[str] | None = None, margin: bool = True) -> None:
+    def __init__(
+        self, path: Path | str, name: str | None = None, providers: list[str] | None = None, margin: bool = True
+    ) -> None:
         path = Path(path)
         self.model = load_arcface(path, providers)
         self.size = int(self.model.input_size[0])
@@ -44,8 +46,8 @@ def load_arcface(path: Path, providers: list[str] | None = None) -> Any:
     """insightface's ArcFaceONNX of a file; FileNotFoundError or ValueError that says what to do."""
     if not path.is_file() or path.suffix != ".onnx":
         raise FileNotFoundError(
-            f"{path}: no such .onnx file; name the recogniser of an InsightFace pack (buffalo_l/w600k_r50.onnx, antelopev2/"
-            "glintr100.onnx; their weights are for non-commercial research), or write one with recognition.onnx.export_onnx"
+            f"{path}: no such .onnx file; name the recogniser of an InsightFace pack (buffalo_l/w600k_r50.onnx, "
+            "antelopev2/glintr100.onnx; weights for non-commercial research), or write one with export_onnx"
         )
     from insightface.model_zoo import ArcFaceONNX, get_model
 
@@ -54,12 +56,14 @@ def load_arcface(path: Path, providers: list[str] | None = None) -> Any:
     except Exception as error:
         raise ValueError(f"{path}: onnxruntime cannot load it ({error}); download or export it again") from error
     if not isinstance(model, ArcFaceONNX):
-        raise ValueError(f"{path}: insightface takes it for {type(model).__name__}, expected a recogniser with a square input >= 112")
+        raise ValueError(
+            f"{path}: insightface takes it for {type(model).__name__}, expected a recogniser with a square input >= 112"
+        )
     return model
 
 
 def export_onnx(model: IResNet, path: Path | str, opset: int = 18) -> Path:
-    """Write an IResNet as an ONNX file with a free batch size; what it computes is what `IResNet` computes (unnormalised).
+    """Write an IResNet as an ONNX file with a free batch size; its output is that of `IResNet`, not normalised.
 
     insightface recognises inputs of 112 pixels and more, a multiple of 16.
     """

@@ -1,4 +1,4 @@
-"""Verification, identification and separability of embeddings, each number with a 95 % bootstrap interval over identities.
+"""Verification, identification and separability of embeddings, with 95 % bootstrap intervals over identities.
 
 Embeddings are float (N, d) of unit norm, labels int (N,). Similarities are cosines, computed in blocks of at most
 ``BLOCK`` scores and kept as histograms (resolution 2 / 4000), so that memory stays fixed up to a million embeddings.
@@ -30,7 +30,7 @@ BLOCK = 2**22  # scores held at once
 
 @dataclass(frozen=True)
 class Separability:
-    """Genuine against impostor scores of a set (papers' section 4 of IDiff-Face; pyeer's definitions).
+    """Genuine against impostor scores of a set as IDiff-Face reports them (pyeer's definitions).
 
     genuine, impostor: int64 (bins,), histograms of cosines; their bins' edges are ``thresholds``.
     fmr100, fmr1000: lowest FNMR with FMR <= 1 %, 0.1 %. tar: true accept rate by false accept rate.
@@ -79,8 +79,8 @@ def separability(
 ) -> Separability:
     """All pairs of a set, or all pairs of a probe and a gallery image where a gallery is given.
 
-    max_impostors: draw about that many impostor pairs (the same share of rows and columns of every block) instead of all;
-    genuine pairs are always all. seed: of grouping, drawing and bootstrap.
+    max_impostors: draw about that many impostor pairs (the same share of rows and columns of every block) instead of
+    all; genuine pairs are always all. seed: of grouping, drawing and bootstrap.
     """
     pairs = PairScores(embeddings, labels, gallery, gallery_labels, seed)
     genuine, genuine_moments = pairs.genuine()
@@ -164,7 +164,9 @@ class PairScores:
             for scores in self.genuine_scores(rows, columns):
                 tally(scores, counts[group], moments[group])
         if not counts.sum():
-            raise ValueError("labels: no genuine pair; expected at least one identity with two images (or a probe and its mate)")
+            raise ValueError(
+                "labels: no genuine pair; expected at least one identity with two images (or a probe and its mate)"
+            )
         return counts, moments
 
     def genuine_scores(self, rows: np.ndarray, columns: np.ndarray) -> Iterator[np.ndarray]:
@@ -258,35 +260,66 @@ class Verification:
 
 
 def verify(
-    embeddings: np.ndarray, labels: np.ndarray, *, folds: int = 10, bootstrap: int = 1000, seed: int = 0
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    *,
+    folds: int = 10,
+    centre: bool = False,
+    bootstrap: int = 1000,
+    seed: int = 0,
 ) -> Verification:
     """LFW-style verification with folds of people, on all pairs.
 
-    Identities are dealt to folds at random (seed). A fold is tested on every pair in which one of its people takes part, at
-    the threshold that is best on the pairs in which none of them does. Accuracy is the mean of the true match and the true
-    non-match rate (balanced: what LFW's equal numbers of genuine and impostor pairs measure), averaged over folds.
-    Resamples draw people within folds and keep the thresholds.
+    Identities are dealt to folds at random (seed). A fold is tested on every pair in which one of its people takes
+    part, at the threshold that is best on the pairs in which none of them does. Accuracy is the mean of the true match
+    and the true non-match rate (balanced: what LFW's equal numbers of genuine and impostor pairs measure), averaged
+    over folds. Resamples draw people within folds and keep the thresholds.
+
+    centre: subtract the mean embedding of the other folds' people first and normalise again: for images of another
+    world than the recogniser was trained in, whose embeddings share a direction. Like the threshold, the mean never
+    sees the people under test.
     """
     people = len(np.unique(labels))
     if not 2 <= folds <= max(2, people):
         raise ValueError(f"folds: expected 2 to {people}, the number of identities, got {folds}")
-    pairs = PairScores(embeddings, labels, None, None, seed, folds)
-    genuine, impostor = pairs.genuine()[0], pairs.impostor(None)[0]
-    first, second = np.array(pairs.blocks).T
-    fold = np.arange(pairs.groups) % folds
-    weights = np.concatenate([np.ones((1, pairs.groups)), weights_within(fold, bootstrap, seed)])
-    pair_weights = pairs.pair_weights(weights)
-    samples, limits = [], []
+    embeddings, labels = check_set(embeddings, labels)
+    fold = (deal(people, folds, np.random.default_rng(seed)) % folds)[np.unique(labels, return_inverse=True)[1]]
+    plain = None if centre else FoldScores(embeddings, labels, folds, bootstrap, seed)
+    tested = []
     for f in range(folds):
-        mine, touched = fold == f, (fold[first] == f) | (fold[second] == f)
-        k = best_bin(genuine[~mine].sum(0), impostor[~touched].sum(0))
-        match = share(weights[:, mine], genuine[mine], slice(k, None))
-        apart = share(pair_weights[:, touched], impostor[touched], slice(0, k))
-        samples.append((match + apart) / 2)
-        limits.append(curves.thresholds()[k])
-    every = np.array(samples)
-    n, m = int(genuine.sum()), int(impostor.sum())
-    return Verification(estimate(every[:, 0].mean(), every[:, 1:].mean(0), n + m), every[:, 0], np.array(limits), n, m)
+        scores = plain or FoldScores(centred(embeddings, fold != f), labels, folds, bootstrap, seed)
+        tested.append(scores.test(f))
+    samples, limits = np.array([t[0] for t in tested]), np.array([t[1] for t in tested])
+    mean, n, m = samples.mean(0), scores.n_genuine, scores.n_impostor
+    return Verification(estimate(mean[0], mean[1:], n + m), samples[:, 0], limits, n, m)
+
+
+def centred(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Embeddings minus the mean of some rows, unit norm again."""
+    moved = embeddings - embeddings[rows].mean(0)
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+
+class FoldScores:
+    """Histograms of all pairs by group of identities, where group % folds is the fold."""
+
+    def __init__(self, embeddings: np.ndarray, labels: np.ndarray, folds: int, resamples: int, seed: int) -> None:
+        pairs = PairScores(embeddings, labels, None, None, seed, folds)
+        self.genuine, self.impostor = pairs.genuine()[0], pairs.impostor(None)[0]
+        self.n_genuine, self.n_impostor = int(self.genuine.sum()), int(self.impostor.sum())
+        self.fold = np.arange(pairs.groups) % folds
+        self.first, self.second = self.fold[np.array(pairs.blocks).T]
+        drawn = weights_within(self.fold, resamples, seed)
+        self.weights = np.concatenate([np.ones((1, pairs.groups)), drawn])  # first the data as they are
+        self.pair_weights = pairs.pair_weights(self.weights)
+
+    def test(self, f: int) -> tuple[np.ndarray, float]:
+        """Accuracies (1 + resamples,) of a fold, and the threshold, best on the pairs without its people."""
+        mine, touched = self.fold == f, (self.first == f) | (self.second == f)
+        k = best_bin(self.genuine[~mine].sum(0), self.impostor[~touched].sum(0))
+        match = share(self.weights[:, mine], self.genuine[mine], slice(k, None))
+        apart = share(self.pair_weights[:, touched], self.impostor[touched], slice(0, k))
+        return (match + apart) / 2, float(curves.thresholds()[k])
 
 
 def weights_within(fold: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -310,7 +343,9 @@ def share(weights: np.ndarray, counts: np.ndarray, bins: slice) -> np.ndarray:
     """(R,): the weighted share of counts (units, bins) that fall into ``bins``; ValueError where a fold has no pair."""
     total = weights @ counts.sum(1)
     if not total[0]:
-        raise ValueError("folds: a fold has no genuine or no impostor pair; use fewer folds or more images per identity")
+        raise ValueError(
+            "folds: a fold has no genuine or no impostor pair; use fewer folds or more images per identity"
+        )
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights @ counts[:, bins].sum(1)) / total
 
@@ -332,7 +367,7 @@ def verify_pairs(left: np.ndarray, right: np.ndarray, same: np.ndarray, *, folds
         rest, mine = fold != f, fold == f
         limits[f] = curves.best_threshold(scores[rest & same], scores[rest & ~same])
         each[f] = np.mean((scores[mine] >= limits[f]) == same[mine])
-    accuracy = replace(mean_over_seeds(each), n=len(same))
+    accuracy = replace(mean_over_seeds(each.tolist()), n=len(same))
     return Verification(accuracy, each, limits, int(same.sum()), int((~same).sum()))
 
 
@@ -341,7 +376,7 @@ def verify_pairs(left: np.ndarray, right: np.ndarray, same: np.ndarray, *, folds
 
 @dataclass(frozen=True)
 class Identification:
-    """Closed-set identification. cmc: (ranks,), share of probes whose identity is among the k nearest gallery images."""
+    """Closed-set identification. cmc: (gallery,), share of probes with a mate among the k nearest images."""
 
     cmc: np.ndarray
     rank: dict[int, Estimate]
@@ -386,15 +421,19 @@ def identify_open(
 ) -> dict[float, Estimate]:
     """Open-set identification: detection and identification rate (rank 1) by false alarm rate (Phillips et al., 2011).
 
-    Probes whose identity is not in the gallery raise the alarms: the threshold is the lowest at which at most ``far`` of
-    them have any gallery image at or above it. Resamples draw mated and unmated people; the threshold is chosen anew.
+    Probes whose identity is not in the gallery raise the alarms: the threshold is the lowest at which at most ``far``
+    of them have any gallery image at or above it. Resamples draw mated and unmated people; the threshold is chosen
+    anew.
     """
     probes, probe_labels, gallery, gallery_labels = check_search(probes, probe_labels, gallery, gallery_labels)
     mated = np.isin(probe_labels, gallery_labels)
     if not mated.any() or mated.all():
         raise ValueError("probe_labels: expected people inside and outside of the gallery, got only one kind")
     rank, mate, top = search(probes, probe_labels, gallery, gallery_labels)
-    inside, outside = np.unique(probe_labels[mated], return_inverse=True)[1], np.unique(probe_labels[~mated], return_inverse=True)[1]
+    inside, outside = (
+        np.unique(probe_labels[mated], return_inverse=True)[1],
+        np.unique(probe_labels[~mated], return_inverse=True)[1],
+    )
     found = grouped(np.where(rank[mated] == 1, mate[mated], -1.0), inside)
     alarms = grouped(top[~mated], outside)
     return {far: detection(found, alarms, far, int(mated.sum()), bootstrap, seed) for far in fars}
@@ -434,7 +473,9 @@ def search(
 # -------------------------------------------------------------------------------------------------------------- checks
 
 
-def check_set(embeddings: np.ndarray, labels: np.ndarray | None, name: str = "embeddings") -> tuple[np.ndarray, np.ndarray]:
+def check_set(
+    embeddings: np.ndarray, labels: np.ndarray | None, name: str = "embeddings"
+) -> tuple[np.ndarray, np.ndarray]:
     if labels is None:
         raise ValueError(f"{name}: expected labels beside it, got none")
     embeddings, labels = np.asarray(embeddings), np.asarray(labels)

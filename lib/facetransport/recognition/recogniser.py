@@ -1,7 +1,7 @@
 """The protocol every recogniser follows: ``embed(images) -> unit vectors``.
 
-White box recognisers (`iresnet`) are differentiable modules; black boxes (`dlib`, `onnx`) detach. ID3 needs a white box,
-ID3PM must refuse one.
+White box recognisers (`iresnet`) are differentiable modules; black boxes (`dlib`, `onnx`) detach. ID3 needs a white
+box, ID3PM must refuse one.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def embed_faceset(
         raise ValueError("faceset: expected at least one image, got none")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    batches: Iterable[range] = [
-        range(i, min(i + batch_size, len(faceset))) for i in range(0, len(faceset), batch_size)
-    ]
+    batches: Iterable[range] = [range(i, min(i + batch_size, len(faceset))) for i in range(0, len(faceset), batch_size)]
     out = np.empty((len(faceset), recogniser.dim), np.float32)
     device = device_of(recogniser)
     with torch.inference_mode():
@@ -75,5 +73,7 @@ def check_embeddings(embeddings: np.ndarray, tolerance: float = 1e-3) -> np.ndar
         raise ValueError(f"embeddings: row {row} holds NaN or inf; the recogniser or its input diverged")
     wrong = np.flatnonzero(abs(norms - 1) > tolerance)
     if len(wrong):
-        raise ValueError(f"embeddings: expected unit norm, row {wrong[0]} has {norms[wrong[0]]:.4g}; divide by the norm")
+        raise ValueError(
+            f"embeddings: expected unit norm, row {wrong[0]} has {norms[wrong[0]]:.4g}; divide by the norm"
+        )
     return embeddings

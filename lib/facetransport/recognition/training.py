@@ -4,8 +4,9 @@
         print(state.step, state.loss)
 
 Everything random at step k (rows, augmentation, dropout) is a pure function of (seed, k), so a run resumed from its
-checkpoint continues bit for bit on CPU. The recipe is IDiff-Face's: margin softmax, SGD with momentum 0.9 and weight decay
-5e-4, gradient norm clipped at 5; the learning rate is one cycle (linear up, cosine to 0) instead of drops on test accuracy.
+checkpoint continues bit for bit on CPU. The recipe is IDiff-Face's: margin softmax, SGD with momentum 0.9 and weight
+decay 5e-4, gradient norm clipped at 5; the learning rate is one cycle (linear up, cosine to 0) instead of drops on
+test accuracy.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ VERSION = 1
 class State:
     """What the loop knows after ``step`` steps.
 
-    loss: cross entropy of the step's batch; accuracy: its share of images whose largest cosine is at their own identity.
+    loss: cross entropy of the step's batch; accuracy: its share of images whose largest cosine is at their own
+    identity.
     """
 
     step: int
@@ -94,8 +96,8 @@ def train(
 ) -> Iterator[State]:
     """Yield the (same, updated) state after each step, ``config.steps`` in all.
 
-    faces: aligned, any size, at least 2 identities. checkpoint: a file written every ``every`` steps, and resumed from where
-    it exists. Raises ValueError for a checkpoint of another run, FloatingPointError when the loss is not finite.
+    faces: aligned, any size, at least 2 identities. checkpoint: a file written every ``every`` steps, and resumed from
+    where it exists. Raises ValueError for a checkpoint of another run, FloatingPointError when the loss is not finite.
     """
     classes, labels = np.unique(faces.identity, return_inverse=True)
     state = start(config, len(classes), device)
@@ -161,7 +163,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def batch_rows(step: int, n: int, batch: int, seed: int) -> np.ndarray:
-    """int64 (min(batch, n),): the images of a step; each epoch is its own permutation, its incomplete last batch dropped."""
+    """int64 (min(batch, n),): the images of a step; an epoch is a permutation without its incomplete last batch."""
     batch = min(batch, n)
     epoch, place = divmod(step, n // batch)
     return permutation(n, seed, epoch)[place * batch : (place + 1) * batch]
@@ -212,7 +214,9 @@ def load_checkpoint(path: Path, state: State, identity: Mapping[str, Any]) -> No
         metadata = file.metadata()
     theirs = json.loads(metadata["identity"])
     if theirs != identity:
-        raise ValueError(f"{path}: a checkpoint of another run ({difference(theirs, identity)}); delete it to start anew")
+        raise ValueError(
+            f"{path}: a checkpoint of another run ({difference(theirs, identity)}); delete it to start anew"
+        )
     tensors = load_file(path)
     state.model.load_state_dict(under(tensors, "model."))
     state.head.load_state_dict(under(tensors, "head."))
@@ -248,11 +252,15 @@ def save_model(path: Path, model: IResNet, **metadata: Any) -> None:
 def load_model(path: Path) -> IResNet:
     """The IResNet of a file written by `save_model`, in inference mode."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a recogniser's safetensors (`make train` makes the shipped ones)")
+        raise FileNotFoundError(
+            f"{path}: no such file; expected a recogniser's safetensors (`make train` makes the shipped ones)"
+        )
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
     if "config" not in metadata:
-        raise ValueError(f"{path}: no 'config' in its metadata; expected a file written by recognition.training.save_model")
+        raise ValueError(
+            f"{path}: no 'config' in its metadata; expected a file written by recognition.training.save_model"
+        )
     model = IResNet(IResNetConfig(**json.loads(metadata["config"])))
     model.load_state_dict(load_file(path))
     return model.eval()
@@ -278,7 +286,7 @@ def recipe(profile: Profile, name: str = "reference") -> artifacts.Recipe:
 
 
 def make(folder: Path, upstream: tuple[Path, ...], config: RecogniserTraining) -> None:
-    """Train on upstream[0], validate on upstream[1], into ``folder``; continues where an interrupted attempt stopped."""
+    """Train on upstream[0], validate on upstream[1], into ``folder``; continues an interrupted attempt."""
     faces, val = (FaceSet.load(path) for path in upstream)
     checkpoint = folder / "checkpoint.safetensors"
     log = Log(folder / "log.csv", config.batch)
@@ -289,7 +297,9 @@ def make(folder: Path, upstream: tuple[Path, ...], config: RecogniserTraining) -
     metrics = {"val_accuracy": accuracy, "train_accuracy": state.accuracy, "loss": state.loss}
     data = [path.name for path in upstream]
     code = artifacts.code_version()
-    save_model(folder / "model.safetensors", state.model, step=state.step, data=data, code_version=code, metrics=metrics)
+    save_model(
+        folder / "model.safetensors", state.model, step=state.step, data=data, code_version=code, metrics=metrics
+    )
     checkpoint.unlink(missing_ok=True)
 
 
@@ -326,18 +336,20 @@ class Log:
         self.append([state.step, *numbers, "" if val is None else f"{val:.4f}"])
 
 
-def load_recogniser(profile: Profile, store: artifacts.Store, name: str = "reference", flip: bool = False) -> IResNetRecogniser:
-    """The trained recogniser of a profile, built where it is neither shipped nor cached. flip: average with the mirror image."""
+def load_recogniser(
+    profile: Profile, store: artifacts.Store, name: str = "reference", flip: bool = False
+) -> IResNetRecogniser:
+    """A profile's trained recogniser, built where neither shipped nor cached. flip: average with the mirror image."""
     return IResNetRecogniser(load_model(store.get(recipe(profile, name)) / "model.safetensors"), name, flip)
 
 
 def load_reference(profile: Profile, store: artifacts.Store, flip: bool = False) -> IResNetRecogniser:
-    """The white box that conditions and guides (design, section 5)."""
+    """The white box that conditions and guides."""
     return load_recogniser(profile, store, "reference", flip)
 
 
 def main() -> None:
-    """``python -m facetransport.recognition.training --profile laptop --name reference``: build (or resume) one artefact."""
+    """``python -m facetransport.recognition.training --profile laptop --name judge``: build or resume one artefact."""
     parser = argparse.ArgumentParser(description="Train a profile's recogniser (resumes after a kill).")
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--name", default="reference", choices=("reference", "judge"))

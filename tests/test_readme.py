@@ -1,0 +1,36 @@
+"""The README promises only what is there: its numbers are the laptop results, its pictures and links exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from facetransport import cli, results
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_headline_numbers_are_those_of_the_laptop_results():
+    assert cli.with_headlines(README) == README, "run `.venv/bin/facetransport readme` after `make figures`"
+    records = results.read("laptop", ROOT / "figures").set_index("name")
+    rows = re.findall(r"^\| ([a-z_0-9.]+\.[a-z_0-9.]+) \|.*?\| ([0-9.]+) \|", README, flags=re.M)
+    assert len(rows) >= 7
+    for name, printed in rows:
+        assert abs(float(printed) - records.loc[name, "value"]) <= 0.5 * 10 ** -len(printed.partition(".")[2]), name
+
+
+def test_pictures_and_links_exist():
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(targets) > 5
+    assert [t for t in targets if not (ROOT / t).exists()] == []
+
+
+def test_every_laptop_result_has_a_value_inside_its_interval():
+    records = results.read("laptop", ROOT / "figures")
+    assert len(records) > 20
+    bounded = records.dropna(subset=["low", "high"])
+    assert ((bounded["low"] <= bounded["value"]) & (bounded["value"] <= bounded["high"])).all()
+    assert pd.Series(records["profile"]).eq("laptop").all()
