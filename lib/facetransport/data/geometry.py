@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse
 
-from facetransport.data.head import GLASSES, HAIR, LEFT_EYE, RIGHT_EYE, TEETH, Head, smoothstep
+from facetransport.data.head import GLASSES, HAIR, LEFT_EYE, RIGHT_EYE, TEETH, Head, corner_sum, smoothstep
 from facetransport.data.people import HAIR_STYLES, Identity, View
 
 _COLUMNS, _ROWS = 48, 18  # vertices of the curtain of hair, around and down
@@ -82,6 +83,7 @@ class MeshBuilder:
         self.materials = np.concatenate([head.materials, *extra])
         self.vertex_count = int(starts[-1])
         self._extra_faces = self.faces[len(head.faces) :] - len(head.template)
+        self._extra_scatter = corner_sum(self._extra_faces, self.vertex_count - len(head.template))
 
     @cached_property
     def masks(self) -> np.ndarray:
@@ -102,7 +104,7 @@ class MeshBuilder:
         left, right = (v[head.material_vertices(m)].mean(0) for m in (LEFT_EYE, RIGHT_EYE))
         corners = head.mouth_corners
         landmarks = np.stack([right, left, v[head.nose_tip], v[corners[1]], v[corners[0]]])
-        bare = self._normals(v, head.faces, head.scatter)
+        bare = vertex_normals(v, head.faces, head.scatter)
         v = v + bare * self._hair_thickness(person)[:, None]
         v = v + bare * self._beard_thickness(person)[:, None]
         offset = (left + right) / 2 - head.eye_centres.mean(0)
@@ -113,16 +115,13 @@ class MeshBuilder:
             self._glasses(v, person, view, left, right, inside),
         ]
         extra_points = np.concatenate(extra).astype(np.float32)
-        normals = [self._normals(v, head.faces, head.scatter), _plain_normals(extra_points, self._extra_faces)]
+        normals = [
+            vertex_normals(v, head.faces, head.scatter),
+            vertex_normals(extra_points, self._extra_faces, self._extra_scatter),
+        ]
         points = np.concatenate([v.astype(np.float32), extra_points])
         canonical = np.concatenate([head.template, extra_points - offset]).astype(np.float32)
         return Mesh(points, np.concatenate(normals).astype(np.float32), canonical, landmarks)
-
-    @staticmethod
-    def _normals(points: np.ndarray, faces: np.ndarray, scatter) -> np.ndarray:
-        a, b, c = points[faces[:, 0]], points[faces[:, 1]], points[faces[:, 2]]
-        normals = scatter @ np.cross(b - a, c - a)
-        return normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12)
 
     @cached_property
     def _scalp(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -219,11 +218,10 @@ class MeshBuilder:
         return np.concatenate([*tubes, _tube(bridge, g["wire"], False)])
 
 
-def _plain_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Vertex normals of a small mesh; folded parts get zero normals."""
+def vertex_normals(points: np.ndarray, faces: np.ndarray, scatter: scipy.sparse.csr_matrix) -> np.ndarray:
+    """(V, 3): area-weighted normals, unit length; zero where a part is folded to a point."""
     a, b, c = points[faces[:, 0]], points[faces[:, 1]], points[faces[:, 2]]
-    face = np.cross(b - a, c - a)
-    normals = np.zeros_like(points)
-    for k in range(3):
-        np.add.at(normals, faces[:, k], face)
+    (ux, uy, uz), (vx, vy, vz) = (b - a).T, (c - a).T
+    cross = np.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx], 1)  # np.cross takes thrice as long
+    normals = scatter @ cross
     return normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12)

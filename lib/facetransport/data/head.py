@@ -116,6 +116,13 @@ def _linear_shapes(model, used: np.ndarray) -> tuple[list[str], np.ndarray]:
     return names, np.stack(rows)
 
 
+def corner_sum(faces: np.ndarray, vertices: int) -> scipy.sparse.csr_matrix:
+    """(V, F): adds what belongs to a triangle to its corners."""
+    columns = np.repeat(np.arange(len(faces)), 3)
+    ones = np.ones(faces.size, np.float32)
+    return scipy.sparse.csr_matrix((ones, (faces.ravel(), columns)), (vertices, len(faces)))
+
+
 def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """0 below low, 1 above high, a cubic in between."""
     t = np.clip((x - low) / (high - low), 0, 1)
@@ -177,12 +184,7 @@ class Head:
 
     @cached_property
     def scatter(self) -> scipy.sparse.csr_matrix:
-        """(V, F): adds a triangle's normal to its corners."""
-        corners = self.faces.ravel()
-        columns = np.repeat(np.arange(len(self.faces)), 3)
-        return scipy.sparse.csr_matrix(
-            (np.ones(len(corners), np.float32), (corners, columns)), (len(self.template), len(self.faces))
-        )
+        return corner_sum(self.faces, len(self.template))
 
     def material_vertices(self, material: int) -> np.ndarray:
         return self._material_vertices[material]

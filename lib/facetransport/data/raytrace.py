@@ -6,12 +6,29 @@ texture that lives on the template's surface (so it follows every deformation).
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import warp as wp
 
 from facetransport.data import head as parts
 
-wp.config.log_level = wp.LOG_ERROR  # a machine without CUDA is nothing to warn of
+wp.config.log_level = wp.LOG_ERROR
+
+
+def _start() -> None:
+    """Start warp; its native part would warn on stderr, in every process, of a machine without CUDA."""
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        wp.init()
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
+_start()
 wp.set_module_options({"enable_backward": False})
 
 SKIN = wp.constant(parts.SKIN)
