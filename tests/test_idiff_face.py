@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from facetransport.artifacts import Store
 from facetransport.papers import idiff_face
@@ -148,3 +149,14 @@ def test_training_contexts_are_those_of_the_training_data(smoke: Profile, smoke_
     known = idiff_face.load_training_contexts(smoke, smoke_store)
     assert len(known) == smoke.rendered.roles["generator"].identities
     np.testing.assert_allclose(known, data[: len(known)], atol=1e-3)
+
+
+def test_matched_contexts_have_the_spread_of_the_known_ones():
+    rng = torch.Generator().manual_seed(0)
+    known = F.normalize(torch.randn(4000, 16, generator=rng) * torch.linspace(1, 0.05, 16), dim=1)
+    drawn = idiff_face.matched_contexts(4000, 1, known)
+    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(4000))
+    torch.testing.assert_close(torch.cov(drawn.T), torch.cov(known.T), atol=0.02, rtol=0)
+    torch.testing.assert_close(idiff_face.matched_contexts(10, 1, known), drawn[:10])
+    with pytest.raises(ValueError, match="more rows"):
+        idiff_face.matched_contexts(3, 0, known[:8])

@@ -75,6 +75,20 @@ def uniform_contexts(n: int, dim: int, seed: int) -> Tensor:
     return F.normalize(torch.from_numpy(np.stack(rows)), dim=1)
 
 
+def matched_contexts(n: int, seed: int, like: Tensor) -> Tensor:
+    """Synthetic identities with the mean and covariance of known contexts (N, d): float32 (n, d), unit norm.
+
+    Not in the paper, whose 512-d recogniser fills its sphere: a recogniser trained on few people leaves most directions
+    empty, and uniform points lie where no training context was. Row i depends on (seed, i) and ``like`` only.
+    """
+    if like.ndim != 2 or len(like) <= like.shape[1]:
+        raise ValueError(f"like: expected (N, d) with more rows than dimensions, got {tuple(like.shape)}")
+    values, vectors = torch.linalg.eigh(torch.cov(like.double().T))
+    root = vectors * values.clamp(min=0).sqrt()
+    white = uniform_contexts(n, like.shape[1], seed).double() * like.shape[1] ** 0.5
+    return F.normalize(white @ root.T + like.double().mean(0), dim=1).float()
+
+
 def authentic_contexts(recogniser: Recogniser, faceset: FaceSet) -> Tensor:
     """Embeddings of real (or rendered) images: float32 (N, d), unit norm."""
     return torch.from_numpy(embed_faceset(recogniser, faceset))
@@ -232,7 +246,7 @@ def network_config(section: IDiffFace, shape: Sequence[int], context_dim: int) -
 
 
 def training_config(section: IDiffFace) -> TrainingConfig:
-    """Mixed precision as published; Adam's defaults for the published U-Net, quicker second moments for the laptop's."""
+    """Mixed precision as published; Adam's defaults for the published U-Net, quicker second moments for the others."""
     betas = (0.9, 0.999) if section.denoiser.startswith("unet") else (0.9, 0.99)
     return TrainingConfig(
         steps=section.steps,
