@@ -109,10 +109,10 @@ def identity_grid(
     count = -(-len(images) // columns)
     _check_labels("rows", rows, count)
     _check_labels("heads", heads, columns)
-    left, top = 0.1 + 0.072 * max([0, *map(len, rows)]), 0.1 + 0.25 * bool(title) + 0.25 * bool(heads)
+    left, top = 0.15 + 0.09 * max([0, *map(len, rows)]), 0.1 + 0.25 * bool(title) + 0.25 * bool(heads)
     size = columns * inches, columns * inches * sheet.shape[0] / sheet.shape[1]
     width, height = left + max(size[0], 0.09 * len(title)) + 0.1, top + size[1] + 0.1
-    figure = plt.figure(figsize=(width, height), layout="none")  # a place for every inch, about 0.07 of them a letter
+    figure = plt.figure(figsize=(width, height), layout="none")  # a place for every inch, at most 0.09 of them a letter
     axes = figure.add_axes((left / width, 0.1 / height, size[0] / width, size[1] / height))
     axes.imshow(sheet, aspect="auto")
     axes.set_title(title)
