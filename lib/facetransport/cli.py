@@ -258,10 +258,12 @@ def execute(notebook: Path, profile: str, folder: str) -> int:
 
 
 def _tidy(notebook: Any) -> Any:
-    """Drop timings and paths, so that a committed copy changes only when what it shows does."""
+    """Drop timings and stderr (warnings name this machine's folders): a copy changes only when what it shows does."""
     notebook.metadata = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
 
 
