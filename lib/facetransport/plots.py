@@ -41,7 +41,6 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "figure.dpi": 100,
     "savefig.bbox": "standard",
-    "figure.constrained_layout.use": True,
     "image.interpolation": "nearest",
 }
 
@@ -65,7 +64,7 @@ def _styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 @_styled
 def new(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure in the house style with ``columns`` axes beside each other; sizes in inches."""
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False, layout="constrained")
     return figure, list(axes[0])
 
 
