@@ -78,8 +78,8 @@ def uniform_contexts(n: int, dim: int, seed: int) -> Tensor:
 def matched_contexts(n: int, seed: int, like: Tensor) -> Tensor:
     """Synthetic identities with the mean and covariance of known contexts (N, d): float32 (n, d), unit norm.
 
-    Not in the paper, whose 512-d recogniser fills its sphere: a recogniser trained on few people leaves most directions
-    empty, and uniform points lie where no training context was. Row i depends on (seed, i) and ``like`` only.
+    Not in the paper: a recogniser trained on few people leaves most directions of its sphere empty, and uniform points
+    lie where no training context was. Row i depends on (seed, i) and ``like`` only.
     """
     if like.ndim != 2 or len(like) <= like.shape[1]:
         raise ValueError(f"like: expected (N, d) with more rows than dimensions, got {tuple(like.shape)}")
