@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance, ImageOps
 
 from facetransport.recognition import augmentation
-from facetransport.recognition.augmentation import POLICY, Augment
+from facetransport.recognition.augmentation import OPERATIONS, POLICY, Augment, PublishedAugment
 
 
 @pytest.fixture
@@ -104,3 +106,94 @@ def test_refusals():
         Augment(99)
     with pytest.raises(ValueError, match="share"):
         Augment(2, share=2)
+
+
+# ------------------------------------------------------------------------------------- what IDiff-Face trains with
+
+
+def test_flip_only_is_the_image_or_its_mirror(images):
+    many = images.repeat(20, 1, 1, 1)
+    out = PublishedAugment()(many)
+    mirrored = (out == many.flip(-1)).flatten(1).all(1)
+    assert ((out == many).flatten(1).all(1) ^ mirrored).all()
+    assert 0.4 < mirrored.float().mean() < 0.6
+
+
+def test_published_randaugment_keeps_range_and_input_and_is_the_seed_alone(images):
+    before, augment = images.clone(), PublishedAugment(4)
+    torch.manual_seed(3)
+    first = augment(images)
+    assert first.shape == images.shape and first.dtype == torch.float32
+    assert first.abs().max() <= 1 + 1e-6 and torch.equal(images, before)
+    torch.manual_seed(3)
+    assert torch.equal(augment(images), first)
+    assert not torch.equal(augment(images), first)
+
+
+def test_published_draws(images, monkeypatch):
+    """Every operation as often as any other; magnitudes 1 to the largest, both directions; 4 on each image."""
+    seen: dict[str, list[float]] = {name: [] for name in OPERATIONS}
+
+    def spy(name):
+        return lambda images, level: seen[name].extend((level * 30).tolist()) or images
+
+    monkeypatch.setattr(augmentation, "OPERATIONS", {name: spy(name) for name in OPERATIONS})
+    PublishedAugment(4, magnitude=16)(images[:, :, :1, :1].repeat(250, 1, 1, 1))
+    counts = np.array([len(levels) for levels in seen.values()])
+    assert counts.sum() == 4 * 4000 and len(counts) == 13
+    assert abs(counts - 16000 / 13).max() < 5 * math.sqrt(16000 / 13)
+    for levels in seen.values():
+        rounded = np.round(levels).astype(int)
+        np.testing.assert_allclose(levels, rounded, atol=1e-4)
+        assert set(rounded) == {*range(-16, 0), *range(1, 17)}
+
+
+def pillow(name: str, image: Image.Image, m: float) -> Image.Image:
+    """torchvision's definitions on Pillow, which IDiff-Face's augmentation runs on; m: level, signed."""
+    match name:
+        case "brightness" | "color" | "contrast" | "sharpness":
+            return getattr(ImageEnhance, name.title())(image).enhance(1 + 0.9 * m)
+        case "posterize":
+            return ImageOps.posterize(image, 8 - round(4 * abs(m)))
+        case "solarize":
+            return ImageOps.solarize(image, 255 * (1 - abs(m)))
+        case "auto_contrast":
+            return ImageOps.autocontrast(image)
+        case "equalize":
+            return ImageOps.equalize(image)
+        case "grey":
+            return image.convert("L").convert("RGB")
+        case "rotate":
+            return image.rotate(30 * m)
+        case "translate_x":
+            return image.transform(image.size, Image.Transform.AFFINE, (1, 0, 150 / 331 * 56 * m, 0, 1, 0))
+        case "shear_x":
+            return image.transform(image.size, Image.Transform.AFFINE, (1, 0.3 * m, 0, 0, 1, 0))
+    return image
+
+
+@pytest.mark.parametrize("m", [-13 / 30, 7 / 30])
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_each_operation_is_pillows(images, name, m):
+    pixels = ((images + 1) * 127.5).round().byte()
+    theirs = [pillow(name, Image.fromarray(p.permute(1, 2, 0).numpy()), m) for p in pixels]
+    expected = torch.stack([torch.from_numpy(np.array(t)).permute(2, 0, 1) for t in theirs]).float()
+    ours = OPERATIONS[name](pixels.float() / 255, torch.full((len(pixels),), m)) * 255
+    difference = (ours - expected).abs()
+    # nearest pixels may fall to the other side of a tie; kornia's posterize may round one step (of 4) down
+    assert difference.median() < 1.1 and (difference > 4.1).float().mean() < 0.02
+
+
+def test_constant_pictures_survive_every_operation():
+    flat = torch.full((3, 3, 28, 28), 0.3)
+    for name, operation in OPERATIONS.items():
+        out = operation(flat, torch.full((3,), 16 / 30))
+        assert torch.isfinite(out).all() and out.min() >= 0 and out.max() <= 1, name
+    torch.testing.assert_close(OPERATIONS["auto_contrast"](flat, torch.ones(3)), flat)
+
+
+def test_published_refusals():
+    with pytest.raises(ValueError, match=r"magnitude in 1..30, got 4 and 31"):
+        PublishedAugment(4, magnitude=31)
+    with pytest.raises(ValueError, match="operations >= 0"):
+        PublishedAugment(-1)

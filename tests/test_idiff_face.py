@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
 from facetransport.artifacts import Store
+from facetransport.data import rendered
+from facetransport.data.faceset import FaceSet
+from facetransport.diffusion import autoencoder, denoisers
+from facetransport.diffusion.schedule import Schedule
 from facetransport.papers import idiff_face
 from facetransport.papers.idiff_face import Model
 from facetransport.profiles import Profile
@@ -160,3 +171,260 @@ def test_matched_contexts_have_the_spread_of_the_known_ones():
     torch.testing.assert_close(idiff_face.matched_contexts(10, 1, known), drawn[:10])
     with pytest.raises(ValueError, match="more rows"):
         idiff_face.matched_contexts(3, 0, known[:8])
+
+
+# ------------------------------------------------------------------------------------------------------ labelled sets
+
+
+def untrained_model() -> Model:
+    """Small networks with weights of their own, the same in every process."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        denoiser = denoisers.build("mlp", (2, 4, 4), 32, 1, 8, 8, 0.25, Schedule(50))
+        code = autoencoder.build(autoencoder.CodeConfig("kl", 2, 8, 8))
+        for parameter in denoiser.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return Model(denoiser.eval(), autoencoder.Autoencoder(code), (2, 4, 4), 8, {})
+
+
+def make(folder: Path, identities: int, samples: int = 3, workers: int = 1, seed: int = 5) -> FaceSet:
+    contexts = idiff_face.uniform_contexts(identities, 8, seed=0)
+    return idiff_face.generate_into(folder, untrained_model(), contexts, samples, seed, "ddim", 3, 1.0, workers)
+
+
+def test_a_set_is_the_same_in_shards_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make(tmp_path / "whole", 9)
+    contexts = idiff_face.uniform_contexts(9, 8, seed=0)
+    assert np.array_equal(whole.images, idiff_face.generate(untrained_model(), contexts, 3, 5, "ddim", 3).images)
+    assert whole.identity.tolist() == np.arange(9).repeat(3).tolist()
+    monkeypatch.setattr(idiff_face, "CHUNK", 7)  # two identities a shard
+    sharded = make(tmp_path / "sharded", 9)
+    assert np.array_equal(whole.images, sharded.images) and whole.table.equals(sharded.table)
+    assert len(np.unique(whole.images.reshape(27, -1), axis=0)) == 27
+
+
+def test_a_smaller_set_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
+    large, small = make(tmp_path / "large", 9), make(tmp_path / "small", 4)
+    assert np.array_equal(large.images[:12], small.images)
+    fewer = make(tmp_path / "fewer", 4, samples=2)
+    assert np.array_equal(small.images[small.table["sample"] < 2], fewer.images)
+
+
+def test_a_model_that_travelled_to_another_process_draws_the_same() -> None:
+    settings = {"samples_per_identity": 2, "seed": 5, "solver": "ddim", "steps": 2}
+    part = (4, idiff_face.uniform_contexts(2, 8, seed=0).numpy())
+    here = partial(idiff_face._generate_part, untrained_model(), settings)
+    there = pickle.loads(pickle.dumps(here))
+    assert np.array_equal(here(part).images, there(part).images)
+    assert there(part).identity.tolist() == [4, 4, 5, 5]
+
+
+def test_threads_are_given_back_and_change_nothing(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    alone = make(tmp_path / "alone", 4)
+    try:
+        torch.set_num_threads(3)
+        assert np.array_equal(alone.images, make(tmp_path / "three", 4).images)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_idiff_face
+test_idiff_face.idiff_face.CHUNK = 3
+test_idiff_face.make(Path(sys.argv[1]), 40)
+"""
+
+
+def test_a_killed_generation_resumes_to_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", SCRIPT, str(killed), str(Path(__file__).parent)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(killed.glob("shard-*[0-9].npy"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = {p: p.read_bytes() for p in killed.glob("shard-*[0-9].npy")}
+    assert left and not (killed / "images.npy").exists()
+    monkeypatch.setattr(idiff_face, "CHUNK", 3)
+    resumed, whole = make(killed, 40), make(tmp_path / "whole", 40)
+    assert np.array_equal(resumed.images, whole.images) and resumed.table.equals(whole.table)
+    assert not list(killed.glob("*shard-*"))
+
+
+def test_a_folder_holds_one_set(tmp_path: Path) -> None:
+    made = make(tmp_path, 3)
+    written = (tmp_path / "images.npy").stat().st_mtime_ns
+    assert np.array_equal(make(tmp_path, 3).images, made.images)
+    assert (tmp_path / "images.npy").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="begun with seed 5, now 6"):
+        make(tmp_path, 3, seed=6)
+
+
+def test_sets_refuse_bad_contexts(tmp_path: Path) -> None:
+    contexts = idiff_face.uniform_contexts(3, 8, seed=0)
+    with pytest.raises(ValueError, match="n above 0"):
+        idiff_face.generate_into(tmp_path / "set", untrained_model(), contexts[:0], 2, 0)
+    contexts[1, 2] = float("nan")
+    with pytest.raises(ValueError, match="unit vectors"):
+        idiff_face.generate_into(tmp_path / "set", untrained_model(), contexts, 2, 0)
+    with pytest.raises(ValueError, match="samples"):
+        idiff_face.generate_into(tmp_path / "set", untrained_model(), contexts[:1], 0, 0)
+    assert not (tmp_path / "set").exists()
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most one shard's images at a time, however many shards."""
+    import tracemalloc
+
+    def large(model: Model, contexts: torch.Tensor, samples_per_identity: int, seed: int, **_: object) -> FaceSet:
+        n = len(contexts) * samples_per_identity
+        return FaceSet(np.zeros((n, 256, 256, 3), np.uint8), pd.DataFrame({"identity": np.zeros(n, int)}))
+
+    monkeypatch.setattr(idiff_face, "generate", large)
+    monkeypatch.setattr(idiff_face, "CHUNK", 4)
+    peaks = []
+    for identities in (2, 20):
+        tracemalloc.start()
+        make(tmp_path / str(identities), identities, samples=4)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] and peaks[0] > 4 * 256 * 256 * 3
+
+
+# ------------------------------------------------------------------------------------ variants, contexts, sets at smoke
+
+
+def test_variants_have_stages_and_keys_of_their_own(smoke: Profile) -> None:
+    variants = [idiff_face.recipe(smoke, variant=v) for v in smoke.idiff_face_variants]
+    assert [r.stage for r in variants] == [f"idiff_face.{v}" for v in smoke.idiff_face_variants]
+    assert len({r.key for r in variants} | {idiff_face.recipe(smoke).key}) == len(variants) + 1
+    assert idiff_face.recipe(smoke, 0.5, "ca").stage == "idiff_face.ca.cpd50"
+    own = replace(smoke, idiff_face_variants={"same": smoke.idiff_face})
+    assert idiff_face.recipe(own, variant="same").key == idiff_face.recipe(smoke).key
+    assert idiff_face.recipe(own, 0.5, "same").key == idiff_face.recipe(smoke, 0.5).key
+    with pytest.raises(ValueError, match=r"idiff_face_variants \(unconditional, ca, adagn\), got 'film'"):
+        idiff_face.recipe(smoke, variant="film")
+
+
+def test_everything_made_once_is_listed_once(smoke: Profile) -> None:
+    stages = [r.stage for r in idiff_face.recipes(smoke)]
+    assert len(stages) == len(set(stages)) == 3 + len(smoke.idiff_face_variants) + 1 + len(idiff_face.SOURCES)
+    assert {"idiff_face.cpd0", "idiff_face.ca", "idiff_face.contexts.two_stage"} <= set(stages)
+    bare = [r.stage for r in idiff_face.recipes(replace(smoke, idiff_face_variants={}))]
+    assert len(bare) == len(stages) - len(smoke.idiff_face_variants) - 1
+
+
+@pytest.mark.parametrize("variant", ["ca", "adagn"])
+def test_variants_draw_images(smoke: Profile, smoke_store: Store, variant: str) -> None:
+    model = idiff_face.load(smoke, smoke_store, variant=variant)
+    assert model.metadata["config"]["kind"] == f"unet_{variant}"
+    contexts = idiff_face.uniform_contexts(2, model.context_dim, seed=0)
+    faces = idiff_face.generate(model, contexts, 2, seed=0, steps=2)
+    assert faces.images.shape == (4, smoke.rendered.size, smoke.rendered.size, 3)
+
+
+def test_an_unconditional_model_never_saw_a_context(smoke: Profile, smoke_store: Store) -> None:
+    """Its context projection has had no gradient: the bias is as at the start, up to rounding."""
+    section = smoke.idiff_face_variants["unconditional"]
+    model = idiff_face.load(smoke, smoke_store, variant="unconditional")
+    with torch.random.fork_rng():
+        torch.manual_seed(section.seed)
+        fresh = idiff_face._build(model.metadata["config"])
+    torch.testing.assert_close(model.denoiser.context_emb.bias, fresh.context_emb.bias, atol=1e-3, rtol=0)
+    assert not torch.allclose(model.denoiser.time[0].bias, fresh.time[0].bias, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "matched", "two_stage", "authentic"])
+def test_contexts_of_every_kind_are_unit_vectors(smoke: Profile, smoke_store: Store, kind: str) -> None:
+    most = idiff_face.available(smoke, kind)
+    y = idiff_face.load_contexts(smoke, smoke_store, kind)
+    assert y.shape == (most, smoke.reference.embedding) and y.dtype == torch.float32
+    torch.testing.assert_close(y.norm(dim=1), torch.ones(most))
+    assert torch.equal(idiff_face.load_contexts(smoke, smoke_store, kind, 3), y[:3])
+    assert len(np.unique(y.numpy(), axis=0)) == most
+
+
+def test_authentic_contexts_are_first_views(smoke: Profile, smoke_store: Store) -> None:
+    faces = rendered.load(smoke, "authentic", smoke_store)
+    first = faces.select(np.flatnonzero(faces.table["view"] == 0))
+    wanted = idiff_face.authentic_contexts(recognition.load_reference(smoke, smoke_store), first)
+    torch.testing.assert_close(idiff_face.load_contexts(smoke, smoke_store, "authentic"), wanted)
+
+
+def test_two_stage_rows_do_not_depend_on_their_number(smoke: Profile, smoke_store: Store) -> None:
+    fewer = replace(smoke, generation=replace(smoke.generation, identities=4))
+    few, many = (idiff_face.load_contexts(p, smoke_store, "two_stage") for p in (fewer, smoke))
+    assert len(few) == 8 and len(many) == 16 and torch.equal(few, many[:8])
+
+
+def test_more_contexts_than_there_are_are_refused(smoke: Profile, smoke_store: Store) -> None:
+    with pytest.raises(ValueError, match=r"1 to 6 authentic contexts, got 7; raise rendered\.roles\.authentic"):
+        idiff_face.load_contexts(smoke, smoke_store, "authentic", 7)
+    with pytest.raises(ValueError, match=r"1 to 6 authentic"):
+        idiff_face.dataset_recipe(smoke, "authentic")
+    with pytest.raises(ValueError, match=r"1 to 16 uniform contexts, got 17; raise 2 x generation\.identities"):
+        idiff_face.dataset_recipe(smoke, "uniform", identities=17)
+    with pytest.raises(ValueError, match="expected one of uniform, matched, two_stage, authentic, got 'stylegan'"):
+        idiff_face.contexts_recipe(smoke, "stylegan")
+
+
+def test_sets_that_cannot_be_made_are_refused(smoke: Profile) -> None:
+    with pytest.raises(ValueError, match="unconditional"):
+        idiff_face.dataset_recipe(smoke, "uniform", variant="unconditional")
+    with pytest.raises(ValueError, match="samples"):
+        idiff_face.dataset_recipe(smoke, "uniform", samples=0)
+    published = replace(smoke, idiff_face=replace(smoke.idiff_face, context_drop=0.0))
+    with pytest.raises(ValueError, match="guidance: 2.0 needs"):
+        idiff_face.dataset_recipe(published, "uniform", guidance=2)
+
+
+def test_set_of_a_profile(smoke: Profile, smoke_store: Store, model: Model) -> None:
+    recipe = idiff_face.dataset_recipe(smoke, "uniform")
+    faces = FaceSet.load(smoke_store.get(recipe))
+    main, contexts = smoke.generation, idiff_face.load_contexts(smoke, smoke_store, "uniform", 8)
+    assert len(faces) == main.identities * main.samples
+    again = idiff_face.generate(
+        model, contexts[:2], main.samples, main.seed, smoke.sampling.solver, smoke.sampling.steps
+    )
+    assert np.array_equal(faces.images[:8], again.images)
+    others = [
+        idiff_face.dataset_recipe(smoke, "matched"),
+        idiff_face.dataset_recipe(smoke, "uniform", identities=4),
+        idiff_face.dataset_recipe(smoke, "uniform", guidance=2),
+        idiff_face.dataset_recipe(smoke, "uniform", cpd=0.5),
+        idiff_face.dataset_recipe(smoke, "uniform", variant="ca"),
+    ]
+    assert len({recipe.key, *(r.key for r in others)}) == 6
+    assert idiff_face.dataset_recipe(smoke, "uniform", 8, 0.25, None, 1, 4).key == recipe.key
+
+
+def test_the_command_makes_a_set(
+    smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["idiff_face", "--profile", "smoke", "--set", "matched", "--identities", "3", "--samples", "2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    idiff_face.main()
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder == smoke_store.folder(idiff_face.dataset_recipe(smoke, "matched", 3, samples=2))
+    assert FaceSet.load(folder).identity.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
+    runs, rows = idiff_face.recognition_runs(smoke), idiff_face.recognition_rows(smoke)
+    assert {row for row, _ in runs} == set(rows) and len({r.key for r in runs.values()}) == len(runs)
+    assert runs["matched", 0].upstream[0].key == runs["matched_flip", 1].upstream[0].key
+    assert (
+        runs["matched_half", 0].upstream[0].config["identities"] * 4 == rows["matched_double"][0].config["identities"]
+    )
+    lr = smoke.synthetic_recognition.training.lr
+    pilots = idiff_face.pilot_runs(smoke)
+    assert {r.config["lr"] for r in pilots} == set(smoke.synthetic_recognition.lrs)
+    assert runs["matched", 0].key in {r.key for r in pilots} or lr not in smoke.synthetic_recognition.lrs
+    with pytest.raises(ValueError, match="row: expected one of authentic"):
+        idiff_face.recognition_run(smoke, "casia", 0)

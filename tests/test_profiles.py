@@ -126,3 +126,26 @@ def test_the_environment_comes_before_the_argument(monkeypatch: pytest.MonkeyPat
 def test_as_config_refuses_what_is_no_section() -> None:
     with pytest.raises(ValueError, match="expected a section of a profile, got dict"):
         profiles.as_config({"a": 1})
+
+
+def test_variants_inherit_what_they_do_not_change() -> None:
+    laptop = profiles.load("laptop")
+    assert laptop.idiff_face_variants["unconditional"].context_drop == 1
+    assert laptop.idiff_face_variants["adagn"].cpd == laptop.idiff_face.cpd
+    assert laptop.idiff_face_variants["ca"].denoiser == "unet_ca" != laptop.idiff_face.denoiser
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [0, 1]", "seeds: [0, 0]", "synthetic_recognition.seeds: expected different ones"),
+        ("evaluations: 2", "evaluations: 9", "synthetic_recognition.evaluations: expected at most training.steps 8"),
+        ("identities: 8\n", "identities: 2\n", "generation.identities: expected at least 4"),
+    ],
+)
+def test_impossible_generation_and_recognition_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = (profiles.FOLDER / "smoke.yaml").read_text()
+    assert old in text
+    (tmp_path / "mine.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        profiles.load(tmp_path / "mine.yaml")

@@ -7,7 +7,7 @@ import torch
 
 from facetransport.data.faceset import FaceSet
 from facetransport.recognition.iresnet import IResNet, IResNetConfig, IResNetRecogniser
-from facetransport.recognition.recogniser import Recogniser, check_embeddings, embed_faceset, is_white_box
+from facetransport.recognition.recogniser import Recogniser, check_embeddings, embed_faceset, enrol, is_white_box
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,19 @@ def test_a_network_that_diverged_is_noticed(faces):
 
     with pytest.raises(ValueError, match="NaN or inf"):
         embed_faceset(Broken(), faces)
+
+
+def test_enrolment_is_the_mean_direction_of_each_person():
+    vectors = np.array([[1, 0], [0, 1], [0, 1], [0.6, 0.8]], np.float32)
+    enrolled = enrol(vectors, np.array([7, 7, 3, 3]))
+    half = np.sqrt(0.5)
+    mean = np.array([0.3, 0.9]) / np.hypot(0.3, 0.9)
+    np.testing.assert_allclose(enrolled, [mean, [half, half]], atol=1e-6)
+
+
+def test_enrolment_refuses_what_has_no_direction_or_no_label():
+    opposite = np.array([[1, 0], [-1, 0]], np.float32)
+    with pytest.raises(ValueError, match="row 0 has 0"):
+        enrol(opposite, np.zeros(2, int))
+    with pytest.raises(ValueError, match="one label for each of 2"):
+        enrol(opposite, np.zeros(3, int))

@@ -129,6 +129,32 @@ def test_killed_training_resumes_bit_for_bit(faces, tmp_path: Path):
     assert_same(weights(resumed[-1]), weights(whole))
 
 
+def test_augmentation_given_is_the_one_that_is_used(faces):
+    plain = weights(list(train(faces, replace(CONFIG, augment=False)))[-1])
+    assert_same(weights(list(train(faces, CONFIG, augment=torch.nn.Identity()))[-1]), plain)
+
+
+def test_a_step_is_kept_after_the_caller_has_seen_it(faces, tmp_path: Path):
+    """What the caller did at a step that is in the checkpoint need not be done again."""
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    run = train(faces, CONFIG, checkpoint=checkpoint, every=5)
+    assert [next(run).step for _ in range(5)][-1] == 5 and not checkpoint.exists()
+    assert next(run).step == 6 and checkpoint.exists()
+
+
+def test_folds_are_ten_or_the_people_there_are(faces):
+    assert training.fold_count(faces) == 6
+    assert training.fold_count(some_people(12, 2)) == 10
+
+
+def test_mirror_images_can_be_judged_too(faces):
+    model = next(train(faces, CONFIG)).model
+    both = IResNetRecogniser(model, flip=True)
+    vectors = np.concatenate([both.embed(faces.tensor(slice(k, k + 8))).detach() for k in range(0, 48, 8)])
+    expected = training.verify(vectors, faces.identity, folds=6, bootstrap=0).accuracy.value
+    assert training.validate(model, faces, flip=True) == pytest.approx(expected, abs=1e-3)
+
+
 def test_checkpoint_of_another_run_is_refused(faces, tmp_path: Path):
     checkpoint = tmp_path / "checkpoint.safetensors"
     list(islice(train(faces, CONFIG, checkpoint=checkpoint, every=5), 6))

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from facetransport.diffusion.unet import UNet, UNetConfig, load_official, sinusoid
+from facetransport.diffusion.unet import UNet, UNetConfig, sinusoid
 
 REFERENCE = Path(__file__).with_name("reference")
 SMALL = {"multipliers": (1, 2), "attention": (False, True), "blocks": 1, "context_dim": 64, "projected_dim": 32}
@@ -44,7 +43,8 @@ def official(size: str, conditioning: str) -> tuple[dict[str, torch.Tensor], dic
 @pytest.mark.parametrize(("size", "conditioning"), CASES)
 def test_outputs_equal_the_official_networks(size: str, conditioning: str) -> None:
     state, v = official(size, conditioning)
-    unet = load_official(network(size, conditioning), state)
+    unet = network(size, conditioning)
+    unet.load_state_dict(state)
     with torch.no_grad():
         torch.testing.assert_close(unet(v["x"], v["t"], v["context"]), v["eps"], atol=1e-4, rtol=0)
         torch.testing.assert_close(unet(v["x"], v["t"]), v["eps_null"], atol=1e-4, rtol=0)
@@ -81,7 +81,8 @@ def test_cpd_drops_components_of_the_projected_context_in_training_only() -> Non
 
 def test_a_row_of_zeros_is_the_null_context() -> None:
     state, v = official("small", "adagn")
-    unet = load_official(network("small", "adagn"), state)
+    unet = network("small", "adagn")
+    unet.load_state_dict(state)
     mixed = torch.stack([v["context"][0], torch.zeros(64)])
     with torch.no_grad():
         eps = unet(v["x"], v["t"], mixed)
@@ -91,40 +92,6 @@ def test_a_row_of_zeros_is_the_null_context() -> None:
 def test_sinusoid_is_cosines_then_sines() -> None:
     angles = 7 * 10_000 ** (-torch.arange(4) / 4)
     torch.testing.assert_close(sinusoid(torch.tensor([7]), 8)[0], torch.cat([angles.cos(), angles.sin()]))
-
-
-@pytest.mark.parametrize("name", ["plain.pth", "nested.pth", "plain.safetensors"])
-def test_official_files_load_from_disk(tmp_path: Path, name: str) -> None:
-    state, v = official("small", "ca")
-    path = tmp_path / name
-    if path.suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        nested = {"model": {f"module.{n}": p for n, p in state.items()}}
-        torch.save(nested if name.startswith("nested") else state, path)
-    with torch.no_grad():
-        eps = load_official(network("small", "ca"), path)(v["x"], v["t"], v["context"])
-    torch.testing.assert_close(eps, v["eps"], atol=1e-4, rtol=0)
-
-
-def test_weights_load_into_a_network_built_on_meta() -> None:
-    state, v = official("small", "ca")
-    with torch.device("meta"):
-        unet = network("small", "ca")
-    with torch.no_grad():
-        eps = load_official(unet, state)(v["x"], v["t"], v["context"])
-    torch.testing.assert_close(eps, v["eps"], atol=1e-4, rtol=0)
-
-
-def test_weights_that_do_not_fit_are_named() -> None:
-    state, _ = official("small", "ca")
-    with pytest.raises(ValueError, match=r"missing down\.0\.res\.context_emb\.1\.weight"):
-        load_official(network("small", "adagn"), state)
-    with pytest.raises(ValueError, match=r"context_emb\.weight is \(32, 64\), expected \(64, 128\)"):
-        wide = UNetConfig(initial_channels=32, **{**SMALL, "context_dim": 128, "projected_dim": 64})
-        load_official(UNet(wide), state)
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        load_official(network("small", "ca"), Path("nowhere.pth"))
 
 
 def test_bad_inputs_are_refused() -> None:

@@ -58,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     _profile_option(execute)
     inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
     inspect.add_argument("folder", type=Path)
+    weights = _command(commands, "import-weights", _import_weights, "published IDiff-Face or VQ-f4 weights as our file")
+    weights.add_argument("files", nargs="+", type=Path, metavar="FILE", help="two for an encoder and its decoder")
+    weights.add_argument(
+        "out", type=Path, metavar="OUT", help="what to write; .safetensors is added where it is missing"
+    )
+    weights.add_argument("--kind", choices=("unet", "vq"), required=True, help="denoiser or autoencoder")
+    weights.add_argument("--ema", action="store_true", help="the EMA copy, of a file that holds both")
+    weights.add_argument("--cpd", type=float, default=0.25, help="unet: dropout in training, which weights do not tell")
     _command(commands, "readme", _readme, "copy the laptop profile's headline numbers into README.md")
     clean = _command(commands, "clean-cache", _clean_cache, "delete artefacts that no profile asks for any more")
     clean.add_argument("--all", action="store_true", help="delete the whole cache")
@@ -102,13 +110,25 @@ def network_recipes(profile: Profile) -> list[Recipe]:
     from facetransport.recognition import dlib, training
 
     recognisers = [dlib.recipe(profile), *(training.recipe(profile, role) for role in ("reference", "judge"))]
-    papers = [idiff_face.training_contexts(profile), idiff_face.recipe(profile)]
-    return [rendered.head_recipe(), *recognisers, autoencoder.recipe(profile), *papers]
+    return [rendered.head_recipe(), *recognisers, autoencoder.recipe(profile), *idiff_face.recipes(profile)]
+
+
+def experiment_recipes(profile: Profile) -> list[Recipe]:
+    """Trainings whose results, not whose weights, are kept: a few KB each."""
+    from facetransport.papers import idiff_face
+
+    runs = [*idiff_face.pilot_runs(profile), *idiff_face.recognition_runs(profile).values()]
+    return list({recipe.key: recipe for recipe in runs}.values())
 
 
 def recipes(profile: Profile) -> list[Recipe]:
     """Everything that a profile builds once."""
-    return [*data_recipes(profile), *network_recipes(profile)]
+    return [*data_recipes(profile), *trained_recipes(profile)]
+
+
+def trained_recipes(profile: Profile) -> list[Recipe]:
+    """What `train` makes and ships: networks, then the results of experiments."""
+    return [*network_recipes(profile), *experiment_recipes(profile)]
 
 
 # ------------------------------------------------------------------------------------------------------ commands
@@ -145,11 +165,11 @@ def _print_weights(recipe: Recipe) -> bool:
     try:
         found = _shipped_only().find(recipe)
     except artifacts.CorruptArtifact as error:
-        print(f"  {recipe.stage:28} DAMAGED: {error}")
+        print(f"  {recipe.stage:46} DAMAGED: {error}")
         return False
     others = sorted(p.name for p in (artifacts.WEIGHTS / recipe.stage).glob("*") if p.is_dir())
     absent = f"for another recipe ({', '.join(others)})" if others else "not shipped"
-    print(f"  {recipe.stage:28} {f'present, {_mib(found)} MiB' if found else f'{absent}: trained when first needed'}")
+    print(f"  {recipe.stage:46} {f'present, {_mib(found)} MiB' if found else f'{absent}: trained when first needed'}")
     return True
 
 
@@ -169,18 +189,18 @@ def _profiles(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     store = artifacts.default_store()
     for recipe in recipes(_chosen_profile(options)):
-        print(f"{recipe.stage:28} {recipe.key[:16]}  {store.status(recipe)}")
+        print(f"{recipe.stage:46} {recipe.key[:16]}  {store.status(recipe)}")
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
     store = Store(artifacts.cache_root(), shipped=())  # from nothing: what is shipped does not count
-    for recipe in _chosen(network_recipes(_chosen_profile(options)), options.only):
+    for recipe in _chosen(trained_recipes(_chosen_profile(options)), options.only):
         if options.retrain:
             shutil.rmtree(store.folder(recipe), ignore_errors=True)
-        print(f"{recipe.stage:28} {store.status(recipe)}", flush=True)
+        print(f"{recipe.stage:46} {store.status(recipe)}", flush=True)
         folder = store.get(recipe)
-        print(f"{recipe.stage:28} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
+        print(f"{recipe.stage:46} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
     if options.ship:
         _remove_stale(artifacts.WEIGHTS)
     return 0
@@ -189,7 +209,9 @@ def _train(options: argparse.Namespace) -> int:
 def _chosen(candidates: list[Recipe], stage: str | None) -> list[Recipe]:
     chosen = [r for r in candidates if stage in (None, r.stage)]
     if not chosen:
-        raise ValueError(f"--only: expected one of {', '.join(r.stage for r in candidates)}; got {stage!r}")
+        raise ValueError(
+            f"--only: expected one of {', '.join(dict.fromkeys(r.stage for r in candidates))}; got {stage!r}"
+        )
     return chosen
 
 
@@ -201,6 +223,22 @@ def _inspect(options: argparse.Namespace) -> int:
     print(f"images       {len(faces)}, {faces.images.shape[1]} x {faces.images.shape[2]} pixels, RGB")
     print(f"identities   {len(views)}, {views.min()} to {views.max()} images each")
     print(f"columns      {', '.join(faces.table.columns)}")
+    return 0
+
+
+def _import_weights(options: argparse.Namespace) -> int:
+    """FILE OUT --kind unet|vq [--ema]: write OUT.safetensors, say what FILE was taken for."""
+    from facetransport.diffusion import official
+
+    if options.kind == "vq":
+        done = official.import_vq(options.files, options.out, options.ema)
+    elif len(options.files) == 1:
+        done = official.import_unet(options.files[0], options.out, options.ema, options.cpd)
+    else:
+        raise ValueError(f"--kind unet: expected one FILE, got {len(options.files)}; only vq comes in two")
+    print(f"kind         {done.kind}, {done.parameters:,} parameters, names under {done.prefix!r}")
+    print(f"config       {', '.join(f'{k} {v}' for k, v in done.config.items() if k != 'kind')}")
+    print(f"written      {done.path}")
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 FOLDER = Path(__file__).with_name("profiles")
-ROLES = ("generator", "train", "val", "test")
+ROLES = ("generator", "train", "val", "test", "authentic")
 VARIABLE = "FACETRANSPORT_PROFILE"
 
 
@@ -52,7 +52,8 @@ class Role:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Rendered people: ``generator`` plays FFHQ, ``train`` CelebA/CASIA; all roles share no identity."""
+    """Rendered people: ``generator`` plays FFHQ, ``train`` CelebA/CASIA, ``authentic`` the set that synthetic
+    ones of its size are held against; all roles share no identity."""
 
     world_seed: int
     size: int  # pixels
@@ -140,7 +141,7 @@ class IDiffFace:
     depth: int
     context_dim: int  # of the projected context
     cpd: float  # dropout on the projected context
-    context_drop: float  # probability of dropping a whole context in training; 0 as published, above 0 for guidance
+    context_drop: float  # share of contexts dropped whole; 0 as published, above 0 for guidance, 1: unconditional
     prediction: Literal["eps", "v"]  # what the loss weighs evenly over noise levels
     schedule: Literal["linear", "cosine"]
     timesteps: int
@@ -154,8 +155,42 @@ class IDiffFace:
     def __post_init__(self) -> None:
         positive(self, "width", "depth", "context_dim", "timesteps", "steps", "batch", "lr")
         require(0 <= self.cpd < 1, f"cpd: expected within [0, 1), got {self.cpd}")
-        require(0 <= self.context_drop < 1, f"context_drop: expected within [0, 1), got {self.context_drop}")
+        require(0 <= self.context_drop <= 1, f"context_drop: expected within [0, 1], got {self.context_drop}")
         require(0 <= self.ema < 1, f"ema: expected within [0, 1), got {self.ema}")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A labelled set of synthetic people, for training recognisers."""
+
+    identities: int  # of the main set; sets of half and of double the identities stand beside it
+    samples: int  # images of each
+    guidance: float  # 1: the conditional model, as published
+    seed: int
+
+    def __post_init__(self) -> None:
+        positive(self, "identities", "samples")
+        require(self.identities >= 4, f"identities: expected at least 4 (half of them is a set), got {self.identities}")
+        require(0 <= self.guidance < 100, f"guidance: expected from 0 to below 100 (1 is none), got {self.guidance}")
+
+
+# ------------------------------------------------------------------------------------------ recognition.benchmark
+
+
+@dataclass(frozen=True)
+class SyntheticRecognition:
+    """How recognisers are trained from nothing on a set whose worth is to be measured."""
+
+    training: RecogniserTraining  # lr and seed come from below; augment and randaugment are the row's
+    lrs: tuple[float, ...]  # tried once, on the main set; the best on `val` people is used everywhere
+    seeds: tuple[int, ...]
+    evaluations: int  # looks at `val` during training; the best one is kept
+
+    def __post_init__(self) -> None:
+        positive(self, "lrs", "evaluations")
+        require(len(set(self.seeds)) == len(self.seeds) > 0, f"seeds: expected different ones, got {list(self.seeds)}")
+        most, asked = self.training.steps, self.evaluations
+        require(asked <= most, f"evaluations: expected at most training.steps {most}, got {asked}")
 
 
 # --------------------------------------------------------------------------------------------- diffusion.sampling
@@ -208,6 +243,9 @@ class Profile:
     judge: RecogniserTraining
     autoencoder: Autoencoder
     idiff_face: IDiffFace
+    idiff_face_variants: dict[str, IDiffFace]  # other networks of the ablations, by name
+    generation: Generation
+    synthetic_recognition: SyntheticRecognition
     sampling: Sampling
     evaluation: Evaluation
 
@@ -292,7 +330,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-4 is a number (YAML 1.2) and a key given twice is refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]
+        keys = [key.value for key, _ in node.value]
         twice = sorted({str(k) for k in keys if keys.count(k) > 1})
         require(not twice, f"line {node.start_mark.line + 1}: key {', '.join(twice)} is given twice")
         return super().construct_mapping(node, deep)

@@ -2,17 +2,15 @@
 exactly known.
 
 An image is a pure function of (world seed, identity index, view index). Splits are ranges of identity indices, named
-by role: ``generator`` (FFHQ's role: one image per identity), ``train`` (CASIA's), ``val``, ``test``.
+by role: ``generator`` (FFHQ's role: one image per identity), ``train`` (CASIA's), ``val``, ``test``, ``authentic``
+(what synthetic sets are held against).
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,17 +18,15 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 from skimage.transform import SimilarityTransform
-from tqdm.auto import tqdm
 
 from facetransport.artifacts import Recipe, Store
-from facetransport.data import people
-from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet, load_table, save_table
+from facetransport.data import people, shards
+from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet, concatenate
 from facetransport.data.geometry import Mesh, MeshBuilder
 from facetransport.data.head import ANCESTRIES, Head, slice_head
 from facetransport.data.template import template
-from facetransport.profiles import Profile, as_config
+from facetransport.profiles import ROLES, Profile, as_config
 
-ROLES = ("generator", "train", "val", "test")
 ROLE_STRIDE = 10_000_000  # identity indices of role r start at r * ROLE_STRIDE: the splits cannot meet
 SHARD = 256  # images per shard: what a killed run can lose
 _GAMMA = 1 / 1.15
@@ -237,60 +233,19 @@ def render_shards(
     """
     if not pairs:
         raise ValueError("pairs: expected at least one (identity, view) pair, got none; check identities and views")
-    shards = [pairs[i : i + SHARD] for i in range(0, len(pairs), SHARD)]
-    todo = [(i, s) for i, s in enumerate(shards) if not _shard(out, i).is_file()]
-    with tqdm(total=len(pairs), unit="image", desc=f"rendering {out.name}", disable=None) as bar:
-        bar.update(len(pairs) - sum(len(s) for _, s in todo))
-        for done in _render_all(todo, (out, head, world_seed, size, supersampling), workers or os.cpu_count() or 1):
-            bar.update(done)
-    _join(out, len(shards), len(pairs), size)
+    parts = [pairs[i : i + SHARD] for i in range(0, len(pairs), SHARD)]
+    make = partial(_render_part, head, world_seed, size, supersampling)
+    shards.build(out, parts, [len(p) for p in parts], make, workers, f"rendering {out.name}")
 
 
-def _render_all(todo: list, settings: tuple, workers: int) -> Iterator[int]:
-    if len(todo) < 2 or workers < 2:
-        _start_worker(*settings)
-        yield from map(_render_shard, todo)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, settings) as pool:
-        yield from pool.map(_render_shard, todo)
+def _render_part(
+    head: Path, world_seed: int, size: int, supersampling: int, pairs: Sequence[tuple[int, int]]
+) -> FaceSet:
+    renderer = _renderer(head, world_seed, size, supersampling)
+    return concatenate([renderer.render(pairs[i : i + 32]) for i in range(0, len(pairs), 32)])
 
 
-_worker: tuple[Renderer, Path]  # what a rendering process holds
-
-
-def _start_worker(out: Path, head: Path, world_seed: int, size: int, supersampling: int) -> None:
-    global _worker
-    _worker = Renderer(Head.load(head), world_seed, size, supersampling), out
-
-
-def _render_shard(job: tuple[int, Sequence[tuple[int, int]]]) -> int:
-    renderer, out = _worker
-    number, pairs = job
-    parts = [renderer.render(pairs[i : i + 32]) for i in range(0, len(pairs), 32)]
-    path = _shard(out, number)
-    table = pd.concat([p.table for p in parts], ignore_index=True)
-    save_table(table, path.with_suffix(".table.npz"))
-    with open(path.with_suffix(".tmp"), "wb") as f:
-        np.save(f, np.concatenate([p.images for p in parts]))
-    os.replace(path.with_suffix(".tmp"), path)
-    return len(pairs)
-
-
-def _shard(out: Path, number: int) -> Path:
-    return out / f"shard-{number:06d}.npy"
-
-
-def _join(out: Path, shards: int, images: int, size: int) -> None:
-    """Shards -> images.npy and table.npz, streaming; then the shards go."""
-    joined = np.lib.format.open_memmap(out / "images.npy", "w+", np.uint8, (images, size, size, 3))
-    tables, row = [], 0
-    for number in range(shards):
-        part = np.load(_shard(out, number))
-        joined[row : row + len(part)] = part
-        tables.append(load_table(_shard(out, number).with_suffix(".table.npz")))
-        row += len(part)
-    joined.flush()
-    save_table(pd.concat(tables, ignore_index=True), out / "table.npz")
-    for path in out.glob("shard-*"):
-        path.unlink()
+@lru_cache(maxsize=1)
+def _renderer(head: Path, world_seed: int, size: int, supersampling: int) -> Renderer:
+    """The renderer of this process."""
+    return Renderer(Head.load(head), world_seed, size, supersampling)

@@ -34,6 +34,8 @@ from facetransport.diffusion.schedule import Schedule, add_noise, uniform_timest
 Loss = Callable[[nn.Module, Tensor, torch.Generator, int], Tensor]
 """loss(model, rows int64 (B,), generator, step) -> scalar; rows index the caller's data."""
 
+_SCALE = ".int8_scale"  # beside a tensor that `compact` rounded
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -254,17 +256,35 @@ def save_model(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> No
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file written by ``save_model``."""
+    """Tensors and metadata of a file written by ``save_model``; what ``compact`` rounded comes back as float32."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file; train it or name another")
     with safe_open(path, framework="pt") as file:
         metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-    return load_file(path), metadata
+    return _expanded(load_file(path)), metadata
 
 
 def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """float32 tensors as float16, for shipping at half the size (networks load them back into float32)."""
     return {n: v.half() if v.dtype == torch.float32 else v for n, v in state.items()}
+
+
+def compact(state: Mapping[str, Tensor], smallest: int = 2**14) -> dict[str, Tensor]:
+    """As ``half``, but matrices of ``smallest`` numbers or more as int8 with a scale for each row.
+
+    An element is off by at most 1/254 of the largest of its row. ``read_model`` undoes it.
+    """
+    rounded = {n: v for n, v in state.items() if v.ndim == 2 and v.numel() >= smallest and v.is_floating_point()}
+    scales = {n: v.float().abs().amax(1).clamp(min=1e-12) / 127 for n, v in rounded.items()}
+    whole = {n: (v.float() / scales[n][:, None]).round().to(torch.int8) for n, v in rounded.items()}
+    rest = half({n: v for n, v in state.items() if n not in rounded})
+    return rest | whole | {n + _SCALE: scale for n, scale in scales.items()}
+
+
+def _expanded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    scales = {n.removesuffix(_SCALE): v for n, v in tensors.items() if n.endswith(_SCALE)}
+    plain = {n: v for n, v in tensors.items() if not n.endswith(_SCALE)}
+    return {n: v.float() * scales[n][:, None] if n in scales else v for n, v in plain.items()}
 
 
 class TrainingLog:

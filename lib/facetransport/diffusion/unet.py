@@ -1,6 +1,6 @@
 """IDiff-Face's U-Net (Boutros et al., ICCV 2023, arXiv 2308.04995), written from its description.
 
-Parameter names and shapes equal the official network's, so that its published weights load (`load_official`).
+Parameter names and shapes equal the official network's, so that its published weights load (`official`).
 
     context y (B, d) --Linear--> (B, c) --CPD--> every residual block (AdaGN) or every attention block (CA)
     t (B,) --sinusoid--> Linear SiLU Linear --> every residual block
@@ -9,13 +9,10 @@ Parameter names and shapes equal the official network's, so that its published w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from facetransport.diffusion.schedule import Schedule
@@ -311,46 +308,3 @@ def _ascend(config: UNetConfig, skips: list[int]) -> nn.ModuleList:
         if level > 0:
             layers.append(Resample(channels, up=True))
     return layers
-
-
-def load_official(unet: UNet, weights: Path | Mapping[str, Tensor]) -> UNet:
-    """Fill a U-Net with official weights: a .safetensors, a .pth (a plain state dict), or a mapping.
-
-    Raises FileNotFoundError where there is no file, ValueError naming the first tensors that are missing, unexpected or
-    of another shape. A checkpoint that nests the state dict, or prefixes its names, is unwrapped.
-    """
-    state = weights if isinstance(weights, Mapping) else _read_state(Path(weights))
-    state = _unwrap(state)
-    problems = state_problems({n: tuple(p.shape) for n, p in unet.state_dict().items()}, state)
-    if problems:
-        raise ValueError(
-            f"weights: {len(problems)} tensors do not fit this U-Net ({unet.config}): {'; '.join(problems[:4])}; "
-            "choose the conditioning ('ca' or 'adagn') and sizes that the file was trained with"
-        )
-    unet.load_state_dict(dict(state), assign=any(p.is_meta for p in unet.parameters()))
-    return unet
-
-
-def state_problems(expected: Mapping[str, Sequence[int]], state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a state dict from fitting: missing, unexpected, wrong shape; one phrase per tensor."""
-    missing = [f"missing {n}" for n in expected if n not in state]
-    unexpected = [f"unexpected {n}" for n in state if n not in expected]
-    shared = [n for n in expected if n in state and tuple(state[n].shape) != tuple(expected[n])]
-    return missing + unexpected + [f"{n} is {tuple(state[n].shape)}, expected {tuple(expected[n])}" for n in shared]
-
-
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the path of an official .pth or .safetensors")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _unwrap(state: Mapping) -> Mapping[str, Tensor]:
-    """The tensors, whatever nesting ({"ema_model": ...}) and prefix ("module.") a trainer put around them."""
-    for value in state.values():
-        if isinstance(value, Mapping) and any(n.endswith("image_proj.weight") for n in value):
-            return _unwrap(value)
-    prefix = next((n.removesuffix("image_proj.weight") for n in state if n.endswith("image_proj.weight")), "")
-    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}

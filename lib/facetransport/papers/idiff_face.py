@@ -6,13 +6,16 @@ Boutros, Grebe, Kuijper, Damer, ICCV 2023, arXiv 2308.04995. Read beside the pap
     L = E || eps - eps_theta(z_t, t, CPD(W y + b)) ||^2   fizzy: dropout on the PROJECTED context   recipe (training)
     y ~ uniform on the sphere | two-stage | authentic     where new identities come from            *_contexts
     z_T ~ N(0, I), T denoising steps, decode              images of an identity                     generate
+    10,000 identities x 50 images                         a labelled set to train recognisers on    generate_into
 
 The network is the U-Net of ``diffusion.unet`` (paper profile) or a smaller denoiser with the same contract (laptop).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,31 +27,37 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from facetransport.artifacts import Recipe, Store, code_version, default_store
-from facetransport.data import rendered
+from facetransport.data import rendered, shards
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion import denoisers
+from facetransport.diffusion.batching import in_fixed_batches
 from facetransport.diffusion.guidance import Denoiser, classifier_free
-from facetransport.diffusion.sampling import sample
+from facetransport.diffusion.sampling import device_of, sample
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.training import (
     TrainingConfig,
     TrainingLog,
+    compact,
     denoising_loss,
-    half,
     read_model,
     save_model,
     train,
 )
 from facetransport.profiles import IDiffFace, Profile, as_config, resolve
+from facetransport.recognition import benchmark
 from facetransport.recognition import training as recognition
 from facetransport.recognition.iresnet import IResNetRecogniser
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
+from facetransport.recognition.recogniser import device_of as device_of_recogniser
 
-MODEL = "model.safetensors"
-CHUNK = 256  # samples drawn at a time: bounds memory, changes nothing else
+UNCONDITIONAL = "unconditional"  # the variant that draws the faces of two-stage contexts
+MODEL, CONTEXTS = "model.safetensors", "contexts.safetensors"
+LEVELS = (0.0, 0.25, 0.5)  # of CPD, in the paper
+CHUNK = 256  # samples drawn at a time, and about as many images in a shard: bounds memory, changes nothing else
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,12 @@ class Model:
     def decode(self, latents: Tensor) -> Tensor:
         """float32 (B, C, h, w) -> images float32 (B, 3, H, W) in [-1, 1]."""
         return self.autoencoder.decode(latents)
+
+    def to(self, device: str | torch.device) -> Model:
+        """The same networks on another device (moved, not copied)."""
+        self.denoiser.to(device)
+        self.autoencoder.code.to(device)
+        return self
 
 
 # ---------------------------------------------------------------------- contexts: where new identities come from
@@ -106,16 +121,16 @@ def two_stage_contexts(
     """Two-stage identities: an unconditional model draws n faces, the recogniser embeds them. float32 (n, d).
 
     unconditional: the first stage, called with context None; by default the model itself under the null context, which
-    needs ``context_drop`` in its training.
+    needs ``context_drop`` in its training. Row i depends on (seed, i) only.
     """
-    first = unconditional or model.denoiser
+    first, device = unconditional or model.denoiser, device_of_recogniser(recogniser)
     parts = []
-    for i in range(0, n, CHUNK):
+    for i in tqdm(range(0, n, CHUNK), unit="chunk", desc="two-stage contexts", disable=None):
         seeds = sample_seeds(seed, range(i, min(n, i + CHUNK)), 1)
         images = model.decode(sample(first, model.shape, None, solver, steps, seeds))
         with torch.inference_mode():
-            parts.append(recogniser.embed(images))
-    return torch.cat(parts).float()
+            parts.append(in_fixed_batches(recogniser.embed, images.to(device)).float().cpu())
+    return torch.cat(parts)
 
 
 # ------------------------------------------------------------------------------------------------------- generation
@@ -151,7 +166,7 @@ def generate(
         raise ValueError(f"identities: expected {len(contexts)} labels and at least one sample each, got {len(labels)}")
     denoiser = classifier_free(model.denoiser, guidance)
     seeds = sample_seeds(seed, labels.tolist(), samples_per_identity)
-    repeated = contexts.repeat_interleave(samples_per_identity, dim=0)
+    repeated = contexts.to(device_of(model.denoiser)).repeat_interleave(samples_per_identity, dim=0)
     images = [
         to_uint8(
             model.decode(sample(denoiser, model.shape, repeated[i : i + CHUNK], solver, steps, seeds[i : i + CHUNK]))
@@ -177,14 +192,99 @@ def _unit(contexts: Tensor, dim: int) -> Tensor:
     return contexts
 
 
+def generate_into(
+    folder: Path,
+    model: Model,
+    contexts: Tensor,
+    samples: int,
+    seed: int,
+    solver: str = "dpm++",
+    steps: int = 20,
+    guidance: float = 1.0,
+    workers: int | None = None,
+) -> FaceSet:
+    """``generate`` for sets of any size: in shards, on every core, into ``folder``; resumes where a kill stopped it.
+
+    Images of identity i depend on (seed, i) and its context only, bit for bit on CPU, whatever the shard, the number
+    of workers and the set's size: the set of the first contexts is the beginning of the set of all of them. ``folder``
+    also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one).
+    """
+    contexts = _unit(contexts, model.context_dim).cpu()
+    if samples < 1:
+        raise ValueError(f"samples: expected at least one per identity, got {samples}")
+    settings = {"seed": seed, "solver": solver, "steps": steps, "guidance": float(guidance)}
+    plan = settings | {"identities": len(contexts), "samples": samples, "digest": _digest(model, contexts)}
+    if shards.claim(folder, plan):
+        return FaceSet.load(folder)
+    each = max(1, CHUNK // samples)
+    parts = [(i, contexts[i : i + each].numpy()) for i in range(0, len(contexts), each)]
+    sizes = [samples * len(part) for _, part in parts]
+    make = partial(_generate_part, model, settings | {"samples_per_identity": samples})
+    workers = workers if device_of(model.denoiser).type == "cpu" else 1
+    return shards.build(folder, parts, sizes, make, workers, f"generating {folder.name}")
+
+
+def _generate_part(model: Model, settings: dict[str, Any], part: tuple[int, np.ndarray]) -> FaceSet:
+    first, contexts = part
+    with _one_thread():
+        identities = range(first, first + len(contexts))
+        return generate(model, torch.from_numpy(contexts), identities=identities, **settings)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """How many threads share a sum decides its last bits; processes use the cores better anyway."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _digest(model: Model, contexts: Tensor) -> str:
+    """Hex digest of the weights that draw and decode, and of the contexts."""
+    weights = [*model.denoiser.state_dict().values(), *model.autoencoder.code.state_dict().values()]
+    hasher = hashlib.sha256()
+    for tensor in [contexts, *weights]:
+        hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hasher.hexdigest()[:16]
+
+
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-def recipe(profile: Profile, cpd: float | None = None) -> Recipe:
-    """The trained denoiser at a CPD level (by default the profile's): stage ``idiff_face.cpd25`` at 0.25."""
-    section = profile.idiff_face if cpd is None else replace(profile.idiff_face, cpd=cpd)
-    stage = f"idiff_face.cpd{round(100 * section.cpd)}"
+def recipe(profile: Profile, cpd: float | None = None, variant: str | None = None) -> Recipe:
+    """The trained denoiser at a CPD level (by default the profile's): stage ``idiff_face.cpd25`` at 0.25.
+
+    variant: a name in the profile's ``idiff_face_variants``, another network: stage ``idiff_face.<variant>``. A
+    variant that is the profile's own network has its recipe.
+    """
+    section = network_section(profile, cpd, variant)
+    level = f"cpd{round(100 * section.cpd)}"
+    if variant is None or section == replace(profile.idiff_face, cpd=section.cpd):
+        stage = f"idiff_face.{level}"
+    else:
+        stage = f"idiff_face.{variant}" if cpd is None else f"idiff_face.{variant}.{level}"
     return Recipe(stage, as_config(section), partial(_make, section), upstream=(training_data(profile),))
+
+
+def recipes(profile: Profile) -> list[Recipe]:
+    """What the paper's tables and figures need once: every network, and the contexts known and new."""
+    networks = [recipe(profile), *(recipe(profile, cpd) for cpd in LEVELS)]
+    networks += [recipe(profile, variant=name) for name in profile.idiff_face_variants]
+    kinds = [kind for kind in SOURCES if kind != "two_stage" or UNCONDITIONAL in profile.idiff_face_variants]
+    contexts = [training_contexts(profile), *(contexts_recipe(profile, kind) for kind in kinds)]
+    return list({r.key: r for r in [*networks, *contexts]}.values())
+
+
+def network_section(profile: Profile, cpd: float | None = None, variant: str | None = None) -> IDiffFace:
+    """The profile's own network, or a variant of it by name; at another CPD level where one is given."""
+    if variant is not None and variant not in profile.idiff_face_variants:
+        names = ", ".join(profile.idiff_face_variants) or "none in this profile"
+        raise ValueError(f"variant: expected one of idiff_face_variants ({names}), got {variant!r}")
+    section = profile.idiff_face if variant is None else profile.idiff_face_variants[variant]
+    return section if cpd is None else replace(section, cpd=cpd)
 
 
 def training_data(profile: Profile) -> Recipe:
@@ -205,13 +305,16 @@ def training_contexts(profile: Profile) -> Recipe:
 
 def load_training_contexts(profile: Profile, store: Store) -> np.ndarray:
     """float32 (N, d), unit norm: the context of each image of the ``generator`` people, in their FaceSet's order."""
-    contexts = load_file(store.get(training_contexts(profile)) / "contexts.safetensors")["contexts"]
-    return F.normalize(contexts.float(), dim=1).numpy()
+    return _read_contexts(store.get(training_contexts(profile))).numpy()
 
 
-def load(profile: Profile, store: Store, cpd: float | None = None) -> Model:
-    """The model of a profile: shipped, cached, or trained now."""
-    path = store.get(recipe(profile, cpd)) / MODEL
+def _read_contexts(folder: Path) -> Tensor:
+    return F.normalize(read_model(folder / CONTEXTS)[0]["contexts"].float(), dim=1)
+
+
+def load(profile: Profile, store: Store, cpd: float | None = None, variant: str | None = None) -> Model:
+    """The model of a profile: shipped, cached, or trained now. Arguments as for ``recipe``."""
+    path = store.get(recipe(profile, cpd, variant)) / MODEL
     return load_model(path, codes.load_autoencoder(profile, store))
 
 
@@ -273,7 +376,7 @@ def _make_data(folder: Path, upstream: tuple[Path, ...]) -> None:
 def _make_contexts(folder: Path, upstream: tuple[Path, ...]) -> None:
     faces, reference = upstream
     contexts = authentic_contexts(IResNetRecogniser(recognition.load_model(reference / MODEL)), FaceSet.load(faces))
-    save_file({"contexts": contexts.half()}, folder / "contexts.safetensors")
+    save_model(folder / CONTEXTS, compact({"contexts": contexts}))
 
 
 def _make(section: IDiffFace, folder: Path, upstream: tuple[Path, ...]) -> None:
@@ -289,19 +392,210 @@ def _make(section: IDiffFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     for state in train(denoiser, loss, len(latents), training, checkpoint):
         log.write(state)
     facts = {"config": config, "step": state.step, "data": upstream[0].name, "code_version": code_version()}
-    save_model(folder / MODEL, half(state.ema.state_dict()), **facts, metrics={"loss": state.loss})
+    save_model(folder / MODEL, compact(state.ema.state_dict()), **facts, metrics={"loss": state.loss})
     checkpoint.unlink(missing_ok=True)
 
 
+# ------------------------------------------------------------------------------------------------------ labelled sets
+
+Draw = Callable[[tuple[Path, ...]], Tensor]
+"""draw(upstream folders) -> contexts float32 (n, d), unit norm."""
+Source = tuple[dict[str, Any], tuple[Recipe, ...], Draw]
+
+
+def contexts_recipe(profile: Profile, kind: str) -> Recipe:
+    """Contexts of new people: contexts.safetensors, float32 (n, d), unit norm; row i depends on (seed, i) only.
+
+    kind: "uniform", "matched" (to ``training_contexts``), "two_stage" (the variant ``unconditional`` draws a face, the
+    reference embeds it) or "authentic" (the first image of each rendered ``authentic`` person). n is twice
+    ``generation.identities``, or as many as the role has people.
+    """
+    if kind not in SOURCES:
+        raise ValueError(f"kind: expected one of {', '.join(SOURCES)}, got {kind!r}")
+    config, upstream, draw = SOURCES[kind](profile, available(profile, kind), profile.generation.seed)
+    return Recipe(f"idiff_face.contexts.{kind}", config, partial(_make_drawn, draw), upstream=upstream)
+
+
+def available(profile: Profile, kind: str) -> int:
+    """How many contexts of a kind there are: enough for double the main set, or all ``authentic`` people."""
+    wanted = 2 * profile.generation.identities
+    return min(wanted, profile.rendered.roles["authentic"].identities) if kind == "authentic" else wanted
+
+
+def load_contexts(profile: Profile, store: Store, kind: str, n: int | None = None) -> Tensor:
+    """float32 (n, d), unit norm: the first n contexts of a kind (by default all), drawn now if they are not there."""
+    recipe = contexts_recipe(profile, kind)
+    _require_contexts(profile, kind, n)
+    return _read_contexts(store.get(recipe))[:n]
+
+
+def _require_contexts(profile: Profile, kind: str, n: int | None) -> None:
+    most = available(profile, kind)
+    if n is not None and not 1 <= n <= most:
+        source = "rendered.roles.authentic.identities" if kind == "authentic" else "2 x generation.identities"
+        raise ValueError(f"identities: expected 1 to {most} {kind} contexts, got {n}; raise {source} in the profile")
+
+
+def _make_drawn(draw: Draw, folder: Path, upstream: tuple[Path, ...]) -> None:
+    save_file({"contexts": draw(upstream).contiguous()}, folder / CONTEXTS)
+
+
+def _uniform(profile: Profile, n: int, seed: int) -> Source:
+    dim = profile.reference.embedding
+    return {"n": n, "dim": dim, "seed": seed}, (), lambda _: uniform_contexts(n, dim, seed)
+
+
+def _matched(profile: Profile, n: int, seed: int) -> Source:
+    upstream = (training_contexts(profile),)
+    return {"n": n, "seed": seed}, upstream, lambda folders: matched_contexts(n, seed, _read_contexts(folders[0]))
+
+
+def _two_stage(profile: Profile, n: int, seed: int) -> Source:
+    solver, steps = profile.sampling.solver, profile.sampling.steps
+    upstream = (recipe(profile, variant=UNCONDITIONAL), codes.recipe(profile), recognition.recipe(profile))
+
+    def draw(folders: tuple[Path, ...]) -> Tensor:
+        recogniser = IResNetRecogniser(recognition.load_model(folders[2] / MODEL))
+        unused = sample_seeds(seed, [2**32 - 1], 1)[0]  # by sets: no image of theirs may start from a context's noise
+        return two_stage_contexts(_read_model(*folders[:2]), recogniser, n, unused, solver, steps)
+
+    return {"n": n, "seed": seed, "solver": solver, "steps": steps}, upstream, draw
+
+
+def _authentic(profile: Profile, n: int, seed: int) -> Source:
+    upstream = (rendered.recipe(profile, "authentic"), recognition.recipe(profile))
+
+    def draw(folders: tuple[Path, ...]) -> Tensor:
+        faces = FaceSet.load(folders[0])
+        first = np.unique(faces.identity, return_index=True)[1][:n]
+        recogniser = IResNetRecogniser(recognition.load_model(folders[1] / MODEL))
+        return authentic_contexts(recogniser, faces.select(first))
+
+    return {"n": n}, upstream, draw
+
+
+SOURCES: dict[str, Callable[[Profile, int, int], Source]] = {
+    "uniform": _uniform,
+    "matched": _matched,
+    "two_stage": _two_stage,
+    "authentic": _authentic,
+}
+
+
+def dataset_recipe(
+    profile: Profile,
+    kind: str,
+    identities: int | None = None,
+    cpd: float | None = None,
+    variant: str | None = None,
+    guidance: float | None = None,
+    samples: int | None = None,
+) -> Recipe:
+    """A labelled FaceSet of new people, ``identities x samples`` images; what is not given is ``profile.generation``'s.
+
+    kind: of contexts, as for ``contexts_recipe``; cpd, variant: as for ``recipe``. Solver and steps are those of
+    ``profile.sampling``. A set of fewer identities is the beginning of one of more.
+    """
+    main, section = profile.generation, network_section(profile, cpd, variant)
+    config: dict[str, Any] = {
+        "contexts": kind,
+        "identities": main.identities if identities is None else identities,
+        "samples": main.samples if samples is None else samples,
+        "guidance": float(main.guidance if guidance is None else guidance),
+        "seed": main.seed,
+        "solver": profile.sampling.solver,
+        "steps": profile.sampling.steps,
+    }
+    upstream = (recipe(profile, cpd, variant), codes.recipe(profile), contexts_recipe(profile, kind))
+    _require_contexts(profile, kind, config["identities"])
+    _require_set(section, config)
+    return Recipe("idiff_face.set", config, partial(_make_set, config), upstream=upstream)
+
+
+def _require_set(section: IDiffFace, config: dict[str, Any]) -> None:
+    if config["samples"] < 1:
+        raise ValueError(f"samples: expected at least one per identity, got {config['samples']}")
+    if section.context_drop == 1:
+        raise ValueError("variant: expected one that sees contexts, got an unconditional one (context_drop is 1)")
+    if config["guidance"] != 1 and section.context_drop == 0:
+        raise ValueError(f"guidance: {config['guidance']} needs a network with context_drop above 0, got 0")
+
+
+def _make_set(config: dict[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
+    contexts = _read_contexts(upstream[2])[: config["identities"]]
+    settings = {name: config[name] for name in ("samples", "seed", "solver", "steps", "guidance")}
+    generate_into(folder, _read_model(*upstream[:2]), contexts, **settings)
+
+
+def _read_model(network: Path, code: Path) -> Model:
+    """The model of two artefacts, on a GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(network / MODEL, codes.load(code / codes.MODEL)).to(device)
+
+
+# ------------------------------------------------------------------------------- recognisers trained on labelled sets
+
+
+def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
+    """Row of the main table (paper, Table 4) -> the set that is trained on, and the augmentation."""
+    n, authentic = profile.generation.identities, rendered.recipe(profile, "authentic")
+    matched = dataset_recipe(profile, "matched")
+    return {
+        "authentic": (authentic, "randaugment"),
+        "authentic_flip": (authentic, "flip"),
+        "matched": (matched, "randaugment"),
+        "matched_flip": (matched, "flip"),
+        "matched_half": (dataset_recipe(profile, "matched", n // 2), "randaugment"),
+        "matched_double": (dataset_recipe(profile, "matched", 2 * n), "randaugment"),
+        "two_stage": (dataset_recipe(profile, "two_stage"), "randaugment"),
+        "uniform": (dataset_recipe(profile, "uniform"), "randaugment"),
+    }
+
+
+def recognition_run(profile: Profile, row: str, seed: int, lr: float | None = None) -> Recipe:
+    """The results of one recogniser trained on a row's set; lr: by default the profile's."""
+    rows = recognition_rows(profile)
+    if row not in rows:
+        raise ValueError(f"row: expected one of {', '.join(rows)}; got {row!r}")
+    lr = profile.synthetic_recognition.training.lr if lr is None else lr
+    return benchmark.recipe(profile, rows[row][0], f"idiff_face.{row}", rows[row][1], lr, seed)
+
+
+def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
+    """(row, seed) -> the results of that run, for all rows and seeds."""
+    seeds = profile.synthetic_recognition.seeds
+    return {(row, seed): recognition_run(profile, row, seed) for row in recognition_rows(profile) for seed in seeds}
+
+
+def pilot_runs(profile: Profile) -> list[Recipe]:
+    """The learning rates that are tried: on the main set, with the first seed."""
+    section = profile.synthetic_recognition
+    return [recognition_run(profile, "matched", section.seeds[0], lr) for lr in section.lrs]
+
+
 def main() -> None:
-    """``python -m facetransport.papers.idiff_face --profile laptop [--cpd 0.25]``: build (or resume) the model."""
+    """``python -m facetransport.papers.idiff_face --profile laptop [--cpd 0.25] [--set uniform]``: build, or resume."""
     import argparse
 
-    parser = argparse.ArgumentParser(description="Train a profile's IDiff-Face (resumes after a kill).")
+    parser = argparse.ArgumentParser(description="Train a profile's IDiff-Face, or make a set; resumes after a kill.")
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--cpd", type=float, default=None)
-    arguments = parser.parse_args()
-    print(default_store().get(recipe(resolve(arguments.profile), arguments.cpd)))
+    parser.add_argument("--variant", default=None, help="a network of idiff_face_variants")
+    parser.add_argument("--set", dest="kind", choices=SOURCES, help="a labelled set of this kind of contexts")
+    for name, kind in (("identities", int), ("samples", int), ("guidance", float)):
+        parser.add_argument(f"--{name}", type=kind, default=None, help="of the set")
+    parser.add_argument("--row", default=None, help="instead: train the recognisers of this row of the main table")
+    parser.add_argument("--seed", type=int, default=None, help="of --row: this one only")
+    given = parser.parse_args()
+    profile = resolve(given.profile)
+    if given.row:
+        seeds = profile.synthetic_recognition.seeds if given.seed is None else [given.seed]
+        print(*(default_store().get(recognition_run(profile, given.row, seed)) for seed in seeds), sep="\n")
+        return
+    network = {"cpd": given.cpd, "variant": given.variant}
+    size = {"identities": given.identities, "samples": given.samples, "guidance": given.guidance}
+    made = dataset_recipe(profile, given.kind, **network, **size) if given.kind else recipe(profile, **network)
+    print(default_store().get(made))
 
 
 if __name__ == "__main__":

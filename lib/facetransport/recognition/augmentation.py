@@ -1,19 +1,22 @@
 """Augmentation of aligned faces, on whole batches, for training recognisers on CPUs and GPUs alike.
 
-Two parts: RandAugment from kornia (IDiff-Face trains its recognisers with 4 operations a batch), and the ways in which
-cameras differ (crop, light, colour, blur, resolution, noise, compression, occlusion). All randomness comes from
-torch's global generator: the caller forks and seeds it (`training` does, step by step). Images are float32 (B, 3, H,
-W) in [-1, 1] before and after.
+`Augment` trains the recognisers that judge: the ways in which cameras differ (crop, light, colour, blur, resolution,
+noise, compression, occlusion) and kornia's RandAugment. `PublishedAugment` is what IDiff-Face trains with on generated
+sets: mirror images, with or without its RandAugment. All randomness comes from torch's global generator: the caller
+forks and seeds it (`training` does, step by step). Images are float32 (B, 3, H, W) in [-1, 1] before and after.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from kornia import enhance
 from kornia.augmentation.auto import RandAugment
+from kornia.color import rgb_to_grayscale
 from torch import Tensor, nn
 
 # IDiff-Face's operations, as far as kornia has them (no Identity; grey comes from `colour` below). kornia maps
@@ -174,3 +177,98 @@ def erase(images: Tensor) -> Tensor:
     rows = (axis > y0) & (axis < y1) & chance(images, 1 / 3)  # (B, 1, 1, H)
     inside = rows.transpose(2, 3) & (axis > x0) & (axis < x1)  # (B, 1, H, W)
     return torch.where(inside, uniform(images, -1, 1, 1, 1, 1), images)
+
+
+# ------------------------------------------------------------------------------------- what IDiff-Face trains with
+
+
+class PublishedAugment(nn.Module):
+    """Mirror half of the images; then RandAugment on all of them, as IDiff-Face trains on generated sets.
+
+    operations: of RandAugment on each image, 0 for none ("no augmentation" in the paper; 4 in "+RandAugment").
+    magnitude: the largest, of ``BINS``. Every image draws its own operations, with replacement, and a magnitude from 1
+    to the largest for each. kornia's RandAugment makes one draw for a whole call, adds where PIL multiplies
+    (brightness) and knows neither identity nor grey, so its primitives are composed here.
+    """
+
+    def __init__(self, operations: int = 0, magnitude: int = 16) -> None:
+        super().__init__()
+        if operations < 0 or not 1 <= magnitude <= BINS:
+            raise ValueError(f"expected operations >= 0 and magnitude in 1..{BINS}, got {operations} and {magnitude}")
+        self.operations, self.magnitude = operations, magnitude
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        images = torch.where(chance(images, 0.5), images.flip(-1), images)
+        if self.operations == 0:
+            return images
+        images = ((images + 1) / 2).clamp_(0, 1)
+        for _ in range(self.operations):
+            self.apply_one_each(images)
+        return images * 2 - 1
+
+    def apply_one_each(self, images: Tensor) -> None:
+        """One operation on every image, [0, 1] -> [0, 1], in place."""
+        n, device = len(images), images.device
+        choice = torch.randint(len(OPERATIONS), (n,), device=device)
+        level = torch.randint(1, self.magnitude + 1, (n,), device=device) / BINS
+        level = torch.where(uniform(images, 0, 1) < 0.5, level, -level)
+        for k, operation in enumerate(OPERATIONS.values()):
+            rows = (choice == k).nonzero().flatten()
+            if len(rows):
+                images[rows] = operation(images[rows], level[rows])
+
+
+def shear(images: Tensor, level: Tensor) -> Tensor:
+    """Along x by 0.3 of y, measured from the top edge."""
+    s = 0.3 * level
+    return warp(images, torch.stack([1 + 0 * s, s, s, 0 * s, 1 + 0 * s, 0 * s], 1))
+
+
+def translate(images: Tensor, level: Tensor) -> Tensor:
+    """Along x by 150 / 331 of the width."""
+    x = 2 * 150 / 331 * level
+    return warp(images, torch.stack([1 + 0 * x, 0 * x, x, 0 * x, 1 + 0 * x, 0 * x], 1))
+
+
+def rotate(images: Tensor, level: Tensor) -> Tensor:
+    """About the middle by 30 degrees."""
+    angle = math.pi / 6 * level
+    cos, sin = angle.cos(), angle.sin()
+    return warp(images, torch.stack([cos, -sin, 0 * cos, sin, cos, 0 * cos], 1))
+
+
+def warp(images: Tensor, matrix: Tensor) -> Tensor:
+    """Nearest pixels and black outside, as torchvision's default. matrix: (B, 6), output to input coordinates."""
+    grid = F.affine_grid(matrix.view(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, "nearest", "zeros", align_corners=False)
+
+
+def posterize(images: Tensor, level: Tensor) -> Tensor:
+    """To 8 - 4 = 4 bits."""
+    return enhance.posterize(images, 8 - (4 * level.abs()).round().int())
+
+
+def auto_contrast(images: Tensor, level: Tensor) -> Tensor:
+    """Every channel stretched to [0, 1], constant ones left alone; no magnitude."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    return torch.where(high > low, enhance.normalize_min_max(images), images)
+
+
+BINS = 30
+# What each of them does is said at magnitude BINS (level 1); a level's sign is a direction where there are two.
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "identity": lambda images, level: images,
+    "shear_x": shear,
+    "translate_x": translate,
+    "rotate": rotate,
+    "brightness": lambda images, level: enhance.adjust_brightness_accumulative(images, 1 + 0.9 * level),
+    "color": lambda images, level: enhance.adjust_saturation_with_gray_subtraction(images, 1 + 0.9 * level),
+    "contrast": lambda images, level: enhance.adjust_contrast_with_mean_subtraction(images, 1 + 0.9 * level),
+    "sharpness": lambda images, level: enhance.sharpness(images, 1 + 0.9 * level),
+    "posterize": posterize,
+    "solarize": lambda images, level: enhance.solarize(images, 1 - level.abs()),
+    "auto_contrast": auto_contrast,
+    "equalize": lambda images, level: enhance.equalize(images),
+    "grey": lambda images, level: rgb_to_grayscale(images).expand_as(images),
+}

@@ -56,6 +56,20 @@ def embed_faceset(
     return check_embeddings(out)
 
 
+def enrol(embeddings: np.ndarray, identity: np.ndarray) -> np.ndarray:
+    """One embedding a person from several: float32 (K, d), the mean of each identity's (N, d) rows, made unit norm.
+
+    Rows are in ascending order of ``identity`` int (N,), as ``np.unique`` gives it.
+    """
+    embeddings = check_embeddings(embeddings)
+    people, place = np.unique(identity, return_inverse=True)
+    if len(place) != len(embeddings):
+        raise ValueError(f"identity: expected one label for each of {len(embeddings)} embeddings, got {len(place)}")
+    sums = np.zeros((len(people), embeddings.shape[1]), np.float32)
+    np.add.at(sums, place, embeddings)
+    return check_embeddings(sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12))
+
+
 def device_of(recogniser: Any) -> torch.device:
     """Where a white box lives; black boxes take CPU tensors."""
     parameter = next(recogniser.parameters(), None) if is_white_box(recogniser) else None

@@ -92,26 +92,34 @@ def start(config: RecogniserTraining, classes: int, device: str = "cpu") -> Stat
 
 
 def train(
-    faces: FaceSet, config: RecogniserTraining, *, device: str = "cpu", checkpoint: Path | None = None, every: int = 500
+    faces: FaceSet,
+    config: RecogniserTraining,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    every: int = 500,
+    augment: nn.Module | None = None,
 ) -> Iterator[State]:
     """Yield the (same, updated) state after each step, ``config.steps`` in all.
 
-    faces: aligned, any size, at least 2 identities. checkpoint: a file written every ``every`` steps, and resumed from
-    where it exists. Raises ValueError for a checkpoint of another run, FloatingPointError when the loss is not finite.
+    faces: aligned, any size, at least 2 identities. checkpoint: a file written every ``every`` steps, once the caller
+    is done with that step, and resumed from where it exists. augment: of batches, in place of ``Augment``. Raises
+    ValueError for a checkpoint of another run, FloatingPointError when the loss is not finite.
     """
     classes, labels = np.unique(faces.identity, return_inverse=True)
     state = start(config, len(classes), device)
     if checkpoint and checkpoint.is_file():
         load_checkpoint(checkpoint, state, identity_of(config, faces))
-    augment = Augment(config.randaugment) if config.augment else None
+    if augment is None and config.augment:
+        augment = Augment(config.randaugment)
     for step in range(state.step, config.steps):
         rows = batch_rows(step, len(faces), config.batch, config.seed)
         with seeded(config.seed, step):
             images = prepare(faces.tensor(rows).to(device), config.size, augment)
             update(state, config, images, torch.from_numpy(labels[rows]).to(device))
+        yield state
         if checkpoint and state.step % every == 0 and state.step < config.steps:
             save_checkpoint(checkpoint, state, identity_of(config, faces))
-        yield state
 
 
 def prepare(images: Tensor, size: int, augment: nn.Module | None) -> Tensor:
@@ -307,11 +315,15 @@ def due(step: int, steps: int, every: int) -> bool:
     return step % every == 0 or step == steps
 
 
-def validate(model: IResNet, val: FaceSet) -> float:
-    """10-fold verification accuracy (5 folds if there are fewer than 10 identities) on a FaceSet."""
-    embeddings = embed_faceset(IResNetRecogniser(model), val)
-    folds = min(10, len(np.unique(val.identity)))
-    return verify(embeddings, val.identity, folds=folds, bootstrap=0).accuracy.value
+def validate(model: IResNet, val: FaceSet, flip: bool = False) -> float:
+    """10-fold verification accuracy on a FaceSet. flip: embed image and mirror image."""
+    embeddings = embed_faceset(IResNetRecogniser(model, flip=flip), val)
+    return verify(embeddings, val.identity, folds=fold_count(val), bootstrap=0).accuracy.value
+
+
+def fold_count(faces: FaceSet) -> int:
+    """10, or one fold for each identity where there are fewer."""
+    return min(10, len(np.unique(faces.identity)))
 
 
 class Log:

@@ -1,0 +1,158 @@
+"""FaceSets that take hours: made in parts, each written whole or not at all, then joined by streaming.
+
+A killed run goes on where it stopped, because parts that are there are kept. Memory holds one part per process (and
+the table), however many images there are.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from facetransport.artifacts import replacing, write_json
+from facetransport.data.faceset import FaceSet, load_table, save_table
+
+PLAN = "plan.json"
+Make = Callable[[Any], FaceSet]
+"""make(part) -> the images of a part. It travels to other processes: what cannot, it opens there, when first called."""
+
+
+def build(
+    folder: Path, parts: Sequence[Any], sizes: Sequence[int], make: Make, workers: int | None = None, label: str = ""
+) -> FaceSet:
+    """The FaceSet of all parts, in order, written into ``folder`` (images.npy, table.npz).
+
+    sizes: images of each part. workers: processes, by default one per core; a call from a script needs the usual
+    ``if __name__ == "__main__"``. label: of the progress bar. Raises DiskFull where there is no room.
+    """
+    if not parts or len(parts) != len(sizes):
+        raise ValueError(f"parts: expected at least one, and a size for each, got {len(parts)} and {len(sizes)} sizes")
+    todo = [i for i in range(len(parts)) if not _images(folder, i).is_file()]
+    with tqdm(total=sum(sizes), unit="image", desc=label, disable=None) as bar:
+        bar.update(sum(sizes) - sum(sizes[i] for i in todo))
+        for done in _write_all(folder, [(i, parts[i]) for i in todo], make, workers or os.cpu_count() or 1):
+            bar.update(sizes[done])
+    _join(folder, len(parts))
+    return FaceSet.load(folder)
+
+
+def claim(folder: Path, plan: Mapping[str, Any]) -> bool:
+    """Note in ``folder`` (plan.json) what is made there; returns whether it is finished already.
+
+    Raises ValueError where something else was begun: parts of two plans must not mix.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / PLAN).is_file():
+        if (folder / "images.npy").exists() or any(folder.glob("shard-*")):
+            raise ValueError(f"{folder}: holds images, but no {PLAN} that says which; expected an empty folder")
+        write_json(folder / PLAN, plan)
+    begun, wanted = json.loads((folder / PLAN).read_text(encoding="utf-8")), json.loads(json.dumps(plan))
+    if begun != wanted:
+        raise ValueError(f"{folder}: {_difference(begun, wanted)}; use another folder, or delete this one")
+    finished = (folder / "table.npz").is_file()  # written last
+    if finished:
+        _remove_parts(folder)
+    return finished
+
+
+def _difference(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
+    return "; ".join(f"begun with {name} {begun.get(name)}, now {wanted.get(name)}" for name in names)
+
+
+# --------------------------------------------------------------------------------------------------------- the parts
+
+
+def _images(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:06d}.npy"
+
+
+def _table(folder: Path, number: int) -> Path:
+    return _images(folder, number).with_suffix(".table.npz")
+
+
+def _write(folder: Path, make: Make, number: int, part: Any) -> int:
+    made = make(part)
+    with replacing(_table(folder, number)) as temporary:
+        save_table(made.table, temporary)
+    with replacing(_images(folder, number)) as temporary:  # last: a part with images is complete
+        np.save(temporary, made.images)
+    return number
+
+
+def _join(folder: Path, count: int) -> None:
+    tables = [load_table(_table(folder, i)) for i in range(count)]
+    with replacing(folder / "images.npy") as temporary:
+        _stream(folder, [len(table) for table in tables], temporary)
+    with replacing(folder / "table.npz") as temporary:
+        save_table(pd.concat(tables, ignore_index=True), temporary)
+    _remove_parts(folder)
+
+
+def _stream(folder: Path, sizes: Sequence[int], target: Path) -> None:
+    """One .npy file of all parts' images: a header, then their bytes (a memory map would count as memory)."""
+    shape = np.load(_images(folder, 0), mmap_mode="r").shape[1:]
+    header = {"descr": "|u1", "fortran_order": False, "shape": (sum(sizes), *shape)}
+    with target.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for i, size in enumerate(sizes):
+            images = np.load(_images(folder, i))
+            if images.shape != (size, *shape):
+                raise ValueError(f"{_images(folder, i)}: expected images {(size, *shape)}, got {images.shape}")
+            file.write(images.data)
+
+
+def _remove_parts(folder: Path) -> None:
+    for path in [*folder.glob("shard-*"), *folder.glob(".*-shard-*")]:  # and what a kill left of `replacing`
+        path.unlink()
+
+
+# ----------------------------------------------------------------------------------------------------- the processes
+
+
+def _write_all(folder: Path, todo: Sequence[tuple[int, Any]], make: Make, workers: int) -> Iterator[int]:
+    """Numbers of parts as they are written, in order."""
+    if len(todo) < 2 or workers < 2:
+        for number, part in todo:
+            yield _write(folder, make, number, part)
+        return
+    context = multiprocessing.get_context("spawn")
+    packed = pickle.dumps((folder, make))  # by value: torch would move tensors into shared memory, often a small disk
+    with ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (packed,)) as pool:
+        yield from pool.map(_write_job, todo)
+
+
+_worker: tuple[Path, Make]  # what a worker process holds
+
+
+def _start_worker(packed: bytes) -> None:
+    global _worker
+    _end_with_parent()
+    _worker = pickle.loads(packed)
+
+
+def _end_with_parent() -> None:
+    """A killed parent would leave its workers waiting for jobs for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_job(job: tuple[int, Any]) -> int:
+    return _write(*_worker, *job)

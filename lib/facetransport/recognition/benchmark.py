@@ -1,0 +1,267 @@
+"""What a set of faces is worth: a recogniser trained from nothing on it, tested on people of no training.
+
+IDiff-Face's protocol (Boutros et al., 2023): CosFace, image and mirror image both embedded, verification accuracy over
+10 folds. Its code drops the learning rate and picks the epoch by the mean accuracy on the test sets themselves; here
+the schedule is fixed and the step is picked on validation people. What picking on the tests would have reported is kept
+beside every number (`Tested.peeked`), so that this bias can be shown.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from facetransport import artifacts, profiles
+from facetransport.analysis.statistics import Estimate
+from facetransport.data.faceset import FaceSet
+from facetransport.profiles import Profile, RecogniserTraining
+from facetransport.recognition.augmentation import PublishedAugment
+from facetransport.recognition.iresnet import IResNet, IResNetRecogniser
+from facetransport.recognition.protocols import separability, verify
+from facetransport.recognition.recogniser import embed_faceset
+from facetransport.recognition.training import State, fold_count, load_model, save_model, train, validate
+
+OPERATIONS = {"flip": 0, "randaugment": 4}  # of RandAugment on every image, beside mirror images
+CURVE, RESULT = "curve.csv", "result.json"
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"  # while it runs
+VERSION = 1
+
+
+# ------------------------------------------------------------------------------------------------------------ results
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One test set at the step that validation picked.
+
+    accuracy: verification as the embeddings are; centred: with the mean of the other folds' people subtracted.
+    peeked: accuracy at the step with the highest mean accuracy over the test sets.
+    """
+
+    accuracy: Estimate
+    centred: Estimate
+    auc: Estimate
+    peeked: float
+
+    @property
+    def bias(self) -> float:
+        """What selection on the test sets would have added to the reported accuracy."""
+        return self.peeked - self.accuracy.value
+
+
+@dataclass(frozen=True)
+class Result:
+    """A recogniser trained from nothing. step, val: picked on validation people, and their accuracy there."""
+
+    augmentation: str
+    lr: float
+    seed: int
+    identities: int
+    images: int
+    step: int
+    val: float
+    peeked_step: int
+    tests: dict[str, Tested]
+
+
+def select_lr(results: Sequence[Result]) -> float:
+    """The learning rate with the highest validation accuracy, averaged over its runs; the smallest of equals."""
+    if not results:
+        raise ValueError("results: expected at least one, got none")
+    rates = sorted({r.lr for r in results})
+    return max(rates, key=lambda lr: np.mean([r.val for r in results if r.lr == lr]))
+
+
+def load_result(folder: Path) -> Result:
+    """The result of a finished run."""
+    data = json.loads(_present(folder / RESULT).read_text(encoding="utf-8"))
+    return Result(**{**data, "tests": {name: _tested(numbers) for name, numbers in data["tests"].items()}})
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there; expected the folder of a finished `benchmark.recipe`")
+    return path
+
+
+def _tested(numbers: Mapping[str, Any]) -> Tested:
+    estimates = {name: _estimate(numbers[name]) for name in ("accuracy", "centred", "auc")}
+    return Tested(**estimates, peeked=numbers["peeked"])
+
+
+def _estimate(numbers: Mapping[str, Any]) -> Estimate:
+    bounds = {k: math.nan if numbers[k] is None else numbers[k] for k in ("low", "high")}
+    return Estimate(numbers["value"], **bounds, n=numbers["n"])
+
+
+def _save_result(result: Result, folder: Path) -> None:
+    tests = {
+        name: {k: v.record() if isinstance(v, Estimate) else v for k, v in vars(tested).items()}
+        for name, tested in result.tests.items()
+    }
+    artifacts.write_json(folder / RESULT, {**asdict(result), "tests": tests})
+
+
+def load_curve(folder: Path) -> pd.DataFrame:
+    """Columns step, loss (of that step's batch), val and one for each test set: accuracies, one row an evaluation."""
+    return pd.DataFrame(_rows(_present(folder / CURVE).parent))
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """The curve, none where it has not begun; every float as it was written."""
+    if not (folder / CURVE).is_file():
+        return []
+    with (folder / CURVE).open(encoding="utf-8") as file:
+        return [{k: int(v) if k == "step" else float(v) for k, v in r.items()} for r in csv.DictReader(file)]
+
+
+# ----------------------------------------------------------------------------------------------------- train and test
+
+
+def train_and_test(
+    faces: FaceSet,
+    config: RecogniserTraining,
+    val: FaceSet,
+    tests: Mapping[str, FaceSet],
+    *,
+    augmentation: str,
+    lr: float,
+    seed: int,
+    evaluations: int,
+    folder: Path,
+    bootstrap: int = 1000,
+) -> Result:
+    """Train on ``faces``, look at ``val`` and the tests ``evaluations`` times, report the step that is best on ``val``.
+
+    augmentation: "flip" (mirror images only) or "randaugment" (IDiff-Face's besides). folder: receives ``curve.csv``
+    and ``result.json``; an attempt that was interrupted there is continued, bit for bit. bootstrap: resamples of people
+    for the intervals. Raises ValueError for bad input and FloatingPointError when the loss is not finite.
+    """
+    run = row(config, augmentation, lr, seed)
+    points = evaluation_steps(run.steps, evaluations)
+    _check(val, tests)
+    augment = PublishedAugment(run.randaugment)
+    for state in train(faces, run, checkpoint=folder / CHECKPOINT, every=run.steps // evaluations, augment=augment):
+        if state.step in points:
+            look(state, val, tests, folder)
+    result = conclude(faces, run, augmentation, tests, folder, bootstrap)
+    _save_result(result, folder)
+    for left_over in (CHECKPOINT, BEST):
+        (folder / left_over).unlink(missing_ok=True)
+    return result
+
+
+def row(config: RecogniserTraining, augmentation: str, lr: float, seed: int) -> RecogniserTraining:
+    """What one run trains with."""
+    if augmentation not in OPERATIONS:
+        raise ValueError(f"augmentation: expected one of {', '.join(OPERATIONS)}; got {augmentation!r}")
+    return replace(config, lr=lr, seed=seed, augment=True, randaugment=OPERATIONS[augmentation])
+
+
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """Evenly spaced, the last one at the end."""
+    if not 1 <= evaluations <= steps:
+        raise ValueError(f"evaluations: expected 1 to {steps}, the number of steps, got {evaluations}")
+    return [round(steps * (k + 1) / evaluations) for k in range(evaluations)]
+
+
+def look(state: State, val: FaceSet, tests: Mapping[str, FaceSet], folder: Path) -> None:
+    """Add a row to the curve; keep the weights if they are the best on ``val`` so far."""
+    accuracies = {name: validate(state.model, faces, flip=True) for name, faces in {"val": val, **tests}.items()}
+    earlier = [r for r in _rows(folder) if r["step"] < state.step]  # an interrupted attempt may have come further
+    if all(accuracies["val"] > r["val"] for r in earlier):
+        save_model(folder / BEST, state.model, step=state.step)
+    with artifacts.replacing(folder / CURVE) as temporary:
+        new = {"step": state.step, "loss": state.loss, **accuracies}
+        pd.DataFrame([*earlier, new]).to_csv(temporary, index=False)
+
+
+def conclude(
+    faces: FaceSet,
+    run: RecogniserTraining,
+    augmentation: str,
+    tests: Mapping[str, FaceSet],
+    folder: Path,
+    bootstrap: int,
+) -> Result:
+    """Test the kept weights, with intervals, and say what selection on the tests would have said."""
+    curve, model = _rows(folder), load_model(folder / BEST)
+    picked = max(curve, key=lambda r: r["val"])  # the first of equals, as `look` keeps
+    peeked = max(curve, key=lambda r: np.mean([r[name] for name in tests]))
+    return Result(
+        augmentation=augmentation,
+        lr=run.lr,
+        seed=run.seed,
+        identities=len(np.unique(faces.identity)),
+        images=len(faces),
+        step=picked["step"],
+        val=picked["val"],
+        peeked_step=peeked["step"],
+        tests={name: measure(model, test, peeked[name], bootstrap) for name, test in tests.items()},
+    )
+
+
+def measure(model: IResNet, faces: FaceSet, peeked: float, bootstrap: int) -> Tested:
+    """All numbers of one test set."""
+    vectors, labels = embed_faceset(IResNetRecogniser(model, flip=True), faces), faces.identity
+    folds = fold_count(faces)
+    return Tested(
+        accuracy=verify(vectors, labels, folds=folds, bootstrap=bootstrap).accuracy,
+        centred=verify(vectors, labels, folds=folds, centre=True, bootstrap=bootstrap).accuracy,
+        auc=separability(vectors, labels, bootstrap=bootstrap).auc,
+        peeked=peeked,
+    )
+
+
+def _check(val: FaceSet, tests: Mapping[str, FaceSet]) -> None:
+    """Now, not after an hour of training."""
+    if not tests or {"step", "loss", "val"} & set(tests):
+        raise ValueError(f"tests: expected FaceSets under names other than step, loss and val, got {list(tests)}")
+    for name, faces in {"val": val, **tests}.items():
+        people, images = len(np.unique(faces.identity)), len(faces)
+        if people < 3 or images < 2 * people:
+            raise ValueError(f"{name}: expected at least 3 people, 2 images each; got {people} and {images} images")
+
+
+# ------------------------------------------------------------------------------------------------------------- recipe
+
+
+def recipe(
+    profile: Profile, faces: artifacts.Recipe, name: str, augmentation: str, lr: float, seed: int
+) -> artifacts.Recipe:
+    """The artefact of one run on a FaceSet, tested on rendered ``test`` people ("rendered") and on photographs ("orl").
+
+    faces: makes the FaceSet to train on. name: of the set, such as ``authentic`` or ``cpd25.uniform``.
+    """
+    from facetransport.data import orl, rendered
+
+    section = profile.synthetic_recognition
+    settings = {"evaluations": section.evaluations, "bootstrap": profile.evaluation.bootstrap}
+    run = profiles.as_config(row(section.training, augmentation, lr, seed))
+    chosen = {"augmentation": augmentation, "lr": lr, "seed": seed, **settings}
+    return artifacts.Recipe(
+        stage=f"synthetic_recognition.{name}",
+        config={**run, **chosen},
+        make=lambda folder, upstream: make(folder, upstream, section.training, chosen),
+        version=VERSION,
+        upstream=(
+            faces,
+            rendered.recipe(profile, "val"),
+            rendered.recipe(profile, "test"),
+            orl.recipe(profile.rendered.size),
+        ),
+    )
+
+
+def make(folder: Path, upstream: tuple[Path, ...], training: RecogniserTraining, chosen: Mapping[str, Any]) -> None:
+    """Train on upstream[0], pick on upstream[1], test on upstream[2] and [3]; continues an interrupted attempt."""
+    faces, val, rendered, orl = (FaceSet.load(path) for path in upstream)
+    train_and_test(faces, training, val, {"rendered": rendered, "orl": orl}, folder=folder, **chosen)

@@ -1,0 +1,187 @@
+"""Recognisers from nothing: what they report, what they may look at, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facetransport.analysis.statistics import Estimate
+from facetransport.artifacts import Recipe, Store
+from facetransport.data.faceset import FaceSet
+from facetransport.recognition import benchmark, training
+from facetransport.recognition.benchmark import Result, load_curve, load_result, select_lr, train_and_test
+from facetransport.recognition.iresnet import IResNet
+from test_recognition_training import CONFIG, some_people
+
+CONFIG = replace(CONFIG, steps=12, dropout=0.0)
+FACES, VAL = some_people(), some_people(5, 4, seed=1)
+TESTS = {"first": some_people(6, 4, seed=2), "second": some_people(12, 3, seed=3)}
+
+
+def run(folder: Path, augmentation: str = "flip", lr: float = 0.05, seed: int = 0, evaluations: int = 4) -> Result:
+    chosen = {"augmentation": augmentation, "lr": lr, "seed": seed, "evaluations": evaluations}
+    return train_and_test(FACES, CONFIG, VAL, TESTS, folder=folder, bootstrap=50, **chosen)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> Result:
+    return run(folder)
+
+
+def test_result_and_curve_agree_and_are_all_that_stays(result: Result, folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == ["curve.csv", "result.json"]
+    curve = load_curve(folder).set_index("step")
+    assert list(curve.index) == [3, 6, 9, 12] and list(curve.columns) == ["loss", "val", "first", "second"]
+    assert curve["val"].max() == curve.loc[result.step, "val"] == result.val
+    for name, tested in result.tests.items():
+        assert tested.accuracy.value == pytest.approx(curve.loc[result.step, name], abs=5e-3)
+        assert tested.peeked == curve.loc[result.peeked_step, name]
+        assert tested.accuracy.low <= tested.accuracy.value <= tested.accuracy.high
+        assert tested.accuracy.n == tested.auc.n and 0 < tested.auc.value <= 1
+        assert tested.bias == tested.peeked - tested.accuracy.value
+    assert (result.identities, result.images, result.lr, result.seed) == (6, 48, 0.05, 0)
+    assert curve[["first", "second"]].mean(axis=1).idxmax() == result.peeked_step
+
+
+def test_a_result_is_read_back_as_it_was(result: Result, folder: Path, tmp_path: Path) -> None:
+    assert load_result(folder) == result
+    tests = {"t": replace(result.tests["first"], auc=Estimate(0.5, math.nan, math.nan, 3))}
+    benchmark._save_result(replace(result, tests=tests), tmp_path)
+    auc = load_result(tmp_path).tests["t"].auc
+    assert (auc.value, auc.n) == (0.5, 3) and math.isnan(auc.low) and math.isnan(auc.high)
+
+
+def test_same_seed_same_files_another_seed_another_run(result: Result, folder: Path, tmp_path: Path) -> None:
+    run(tmp_path / "same")
+    for name in ("curve.csv", "result.json"):
+        assert (tmp_path / "same" / name).read_bytes() == (folder / name).read_bytes()
+    run(tmp_path / "other", seed=1)
+    assert not np.array_equal(load_curve(tmp_path / "other")["loss"], load_curve(folder)["loss"])
+
+
+def test_augmentation_and_lr_change_the_run(result: Result, folder: Path, tmp_path: Path) -> None:
+    run(tmp_path / "a", augmentation="randaugment")
+    run(tmp_path / "b", lr=0.1)
+    losses = [load_curve(f)["loss"].iloc[0] for f in (folder, tmp_path / "a", tmp_path / "b")]
+    assert len(set(losses)) == 3
+
+
+def test_selection_looks_at_validation_people_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """val says step 6, the tests say step 9 (on average; the first one alone says 12): the weights are those of 6."""
+    script = {"val": [0.6, 0.8, 0.7, 0.8], "first": [0.5, 0.6, 0.7, 0.9], "second": [0.5, 0.5, 0.9, 0.6]}
+    seen: dict[str, int] = dict.fromkeys(script, 0)
+    kept: list[dict] = []
+
+    def scripted(model: IResNet, faces: FaceSet, flip: bool) -> float:
+        name = next(n for n, f in {"val": VAL, **TESTS}.items() if f is faces)
+        if name == "val":
+            kept.append({k: v.clone() for k, v in model.state_dict().items()})
+        seen[name] += 1
+        assert flip
+        return script[name][seen[name] - 1]
+
+    judged: list[IResNet] = []
+    real = benchmark.measure
+    monkeypatch.setattr(benchmark, "validate", scripted)
+    monkeypatch.setattr(benchmark, "measure", lambda model, *rest: judged.append(model) or real(model, *rest))
+    result = run(tmp_path)
+    assert (result.step, result.val, result.peeked_step) == (6, 0.8, 9)
+    assert (result.tests["first"].peeked, result.tests["second"].peeked) == (0.7, 0.9)
+    assert seen == {"val": 4, "first": 4, "second": 4}
+    for model in judged:
+        assert all((v == kept[1][k]).all() for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "resumed"),
+    [
+        (training, "update", 8, 6),  # while training
+        (benchmark, "save_model", 1, 0),  # while looking for the first time
+        (training, "save_checkpoint", 2, 3),  # when the curve was ahead of the checkpoint
+        (benchmark, "conclude", 1, 9),
+    ],
+)
+def test_an_interrupted_run_ends_the_same(
+    module, name: str, call: int, resumed: int, result: Result, folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    real, calls = getattr(module, name), []
+
+    def dies(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(module, name, dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    monkeypatch.setattr(module, name, real)
+    steps, update = [], training.update
+    monkeypatch.setattr(training, "update", lambda state, *rest: steps.append(state.step) or update(state, *rest))
+    assert run(tmp_path) == result
+    assert steps[0] == resumed
+    assert (tmp_path / "curve.csv").read_bytes() == (folder / "curve.csv").read_bytes()
+
+
+def test_evaluations_are_spread_over_the_schedule() -> None:
+    assert benchmark.evaluation_steps(900, 6) == [150, 300, 450, 600, 750, 900]
+    assert benchmark.evaluation_steps(7, 3) == [2, 5, 7]
+    assert benchmark.evaluation_steps(5, 5) == [1, 2, 3, 4, 5]
+    for wrong in (0, 6):
+        with pytest.raises(ValueError, match="expected 1 to 5"):
+            benchmark.evaluation_steps(5, wrong)
+
+
+def test_the_rate_with_the_best_validation_wins(result: Result) -> None:
+    runs = [
+        replace(result, lr=lr, val=val) for lr, val in ((0.1, 0.9), (0.1, 0.6), (0.05, 0.8), (0.05, 0.8), (0.2, 0.8))
+    ]
+    assert select_lr(runs) == 0.05  # 0.1 has the best single run but a mean of 0.75; 0.2 is as good, and larger
+    with pytest.raises(ValueError, match="at least one"):
+        select_lr([])
+
+
+def test_bad_input_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one of flip, randaugment; got 'none'"):
+        run(tmp_path, augmentation="none")
+    chosen = {"augmentation": "flip", "lr": 0.1, "seed": 0, "evaluations": 1, "folder": tmp_path}
+    with pytest.raises(ValueError, match="names other than step, loss and val, got"):
+        train_and_test(FACES, CONFIG, VAL, {}, **chosen)
+    with pytest.raises(ValueError, match="names other than"):
+        train_and_test(FACES, CONFIG, VAL, {"val": VAL}, **chosen)
+    with pytest.raises(ValueError, match="few: expected at least 3 people"):
+        train_and_test(FACES, CONFIG, VAL, {"few": some_people(2, 4)}, **chosen)
+    with pytest.raises(ValueError, match="val: expected .* 2 images each; got 5 and 5"):
+        train_and_test(FACES, CONFIG, some_people(5, 1), TESTS, **chosen)
+    for load in (load_result, load_curve):
+        with pytest.raises(FileNotFoundError, match="finished"):
+            load(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_artefact_of_a_profile(smoke, smoke_store: Store, tmp_path: Path) -> None:
+    """A recipe on any FaceSet, tested on rendered people and on photographs."""
+    faces = Recipe("some_faces", {}, lambda out, _: some_people().save(out))
+    make = lambda **changes: benchmark.recipe(  # noqa: E731
+        smoke, **{"faces": faces, "name": "cpd25.uniform", "augmentation": "flip", "lr": 0.05, "seed": 0, **changes}
+    )
+    store = Store(tmp_path, shipped=(smoke_store.root, *smoke_store.shipped))
+    found = load_result(store.get(make()))
+    section = smoke.synthetic_recognition
+    assert set(found.tests) == {"rendered", "orl"} and found.images == 48
+    assert len(load_curve(store.get(make()))) == section.evaluations
+    other = Recipe("some_faces", {"more": 1}, faces.make)
+    changes = [{}, {"faces": other}, {"augmentation": "randaugment"}, {"lr": 0.1}, {"seed": 1}]
+    assert len({make(**c).key for c in changes}) == 5
+    assert make().stage == "synthetic_recognition.cpd25.uniform"
+    assert make().config["lr"] == 0.05 and make().config["seed"] == 0 and make().config["randaugment"] == 0
