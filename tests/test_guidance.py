@@ -8,6 +8,7 @@ from torch import Tensor
 
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.guidance import classifier_free, schedule_of
+from facetransport.diffusion.sampling import sample
 from facetransport.diffusion.schedule import Schedule
 
 
@@ -54,3 +55,25 @@ def test_bad_scales_and_training_mode_are_refused() -> None:
             classifier_free(Counting(), scale)
     with pytest.raises(ValueError, match="training mode"):
         classifier_free(denoisers.build("mlp", (4, 4, 4), 16, 1, 8, 8, 0.25, Schedule()).train(), 2.0)
+
+
+def test_a_network_chooses_its_batches_and_guidance_keeps_the_choice() -> None:
+    class Fives:
+        micro_batch = 5
+
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+            self.seen.append(len(x))
+            return torch.zeros_like(x)
+
+    denoiser = Fives()
+    context = torch.zeros(7, 3)
+    for wrapped in (denoiser, classifier_free(denoiser, 2.0)):
+        denoiser.seen.clear()
+        sample(wrapped, (1, 2, 2), context, "ddim", 1, range(7))
+        assert set(denoiser.seen) == {5}
+    denoiser.seen.clear()
+    sample(denoiser, (1, 2, 2), context, "ddim", 1, range(7), micro_batch=4)
+    assert denoiser.seen == [4, 4]

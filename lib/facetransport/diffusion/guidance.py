@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from facetransport.diffusion.batching import MICRO_BATCH
 from facetransport.diffusion.schedule import Schedule
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -19,6 +20,11 @@ def schedule_of(denoiser: Denoiser) -> Schedule:
     return getattr(denoiser, "schedule", None) or Schedule()
 
 
+def micro_batch_of(denoiser: Denoiser) -> int:
+    """Samples per evaluation: the network's own choice (its ``micro_batch``), else ``MICRO_BATCH``."""
+    return getattr(denoiser, "micro_batch", MICRO_BATCH)
+
+
 def require_evaluation_mode(denoiser: Denoiser) -> None:
     """Refuse a network in training mode: its dropout (CPD) would act, silently."""
     if isinstance(denoiser, nn.Module) and denoiser.training:
@@ -26,11 +32,12 @@ def require_evaluation_mode(denoiser: Denoiser) -> None:
 
 
 class Guided:
-    """A denoiser that calls another one: keeps its schedule. Subclasses say how in ``__call__``."""
+    """A denoiser that calls another one: keeps its schedule and batches. Subclasses say how in ``__call__``."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         require_evaluation_mode(denoiser)
         self.denoiser, self.schedule = denoiser, schedule_of(denoiser)
+        self.micro_batch = micro_batch_of(denoiser)
 
 
 class ClassifierFree(Guided):

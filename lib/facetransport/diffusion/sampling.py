@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facetransport.diffusion.batching import MICRO_BATCH, in_fixed_batches
-from facetransport.diffusion.guidance import Denoiser, require_evaluation_mode, schedule_of
+from facetransport.diffusion.batching import in_fixed_batches
+from facetransport.diffusion.guidance import Denoiser, micro_batch_of, require_evaluation_mode, schedule_of
 from facetransport.diffusion.schedule import Schedule
 
 
@@ -25,7 +25,7 @@ def sample(
     steps: int = 20,
     seeds: Sequence[int] = (0,),
     schedule: Schedule | None = None,
-    micro_batch: int = MICRO_BATCH,
+    micro_batch: int | None = None,
     quiet_steps: int = 1,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
@@ -34,7 +34,7 @@ def sample(
     shape: (C, h, w). contexts: (B, d), one per seed, or None for the null context. solver: "ddpm" (ancestral, sigma_t =
     sqrt(beta_t)), "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M). schedule: the one that the denoiser was trained with, by
     default the denoiser's own where it says (``denoiser.schedule``), else linear, T = 1000.
-    micro_batch: samples per evaluation of the network; results are bit-equal for one value of it.
+    micro_batch: samples per evaluation of the network, by default its own choice; results are bit-equal for one value.
     quiet_steps: how many last DDPM steps add no noise; 1 is DDPM, 2 is what IDiff-Face's published sampler does.
     callback: called as callback(i, codes) after step i.
     Raises ValueError for an unknown solver, more steps than timesteps, contexts that do not match the seeds, or a
@@ -83,11 +83,11 @@ def initial_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -
 
 @torch.no_grad()
 def evaluate(
-    denoiser: Denoiser, x: Tensor, t: Tensor, contexts: Tensor | None, micro_batch: int = MICRO_BATCH
+    denoiser: Denoiser, x: Tensor, t: Tensor, contexts: Tensor | None, micro_batch: int | None = None
 ) -> Tensor:
     """The denoiser on (B, C, h, w) at one timestep, in batches of one fixed size."""
     ts = torch.full((len(x),), int(t), dtype=torch.int64, device=x.device)
-    return in_fixed_batches(denoiser, x, ts, contexts, size=micro_batch)
+    return in_fixed_batches(denoiser, x, ts, contexts, size=micro_batch or micro_batch_of(denoiser))
 
 
 def predicted_x0(
