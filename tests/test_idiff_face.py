@@ -370,7 +370,7 @@ def test_more_contexts_than_there_are_are_refused(smoke: Profile, smoke_store: S
         idiff_face.dataset_recipe(smoke, "authentic")
     with pytest.raises(ValueError, match=r"1 to 16 uniform contexts, got 17; raise 2 x generation\.identities"):
         idiff_face.dataset_recipe(smoke, "uniform", identities=17)
-    with pytest.raises(ValueError, match="expected one of uniform, matched, two_stage, authentic, got 'stylegan'"):
+    with pytest.raises(ValueError, match="expected one of uniform, matched, plda, two_stage, authentic, got 'stylegan'"):
         idiff_face.contexts_recipe(smoke, "stylegan")
 
 
@@ -428,3 +428,49 @@ def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
     assert runs["matched", 0].key in {r.key for r in pilots} or lr not in smoke.synthetic_recognition.lrs
     with pytest.raises(ValueError, match="row: expected one of authentic"):
         idiff_face.recognition_run(smoke, "casia", 0)
+
+
+def test_plda_contexts_vary_within_people_as_told_and_match_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((8, 8)) * np.linspace(0.2, 1, 8)
+    like = torch.from_numpy(rng.standard_normal((5000, 8)) @ mixing.T * 0.1 + 1).float()
+    total = torch.cov(like.double().T)
+    within = 0.3 * total
+    y = idiff_face.plda_contexts(400, 6, 1, like, within)
+    assert y.shape == (400, 6, 8) and torch.allclose(y.norm(dim=2), torch.ones(400, 6))
+    flat = F.normalize(like, dim=1)  # compare on the sphere, where both end
+    person = np.repeat(np.arange(400), 6)
+    pooled = idiff_face.within_covariance(y.flatten(0, 1).numpy(), person)
+    share = float(pooled.trace() / torch.cov(y.flatten(0, 1).double().T).trace())
+    assert 0.25 < share < 0.35
+    assert torch.allclose(torch.cov(y.flatten(0, 1).T), torch.cov(flat.T), atol=0.15 * float(torch.cov(flat.T).max()))
+
+
+def test_plda_contexts_depend_on_their_own_place_only() -> None:
+    like = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 4))).float()
+    within = 0.5 * torch.cov(like.double().T)
+    whole = idiff_face.plda_contexts(5, 4, 2, like, within)
+    torch.testing.assert_close(whole[:3, :2], idiff_face.plda_contexts(3, 2, 2, like, within))
+    assert not torch.allclose(whole, idiff_face.plda_contexts(5, 4, 3, like, within))
+    with pytest.raises(ValueError, match=r"within: expected \(4, 4\)"):
+        idiff_face.plda_contexts(5, 4, 2, like, within[:2, :2])
+
+
+def test_within_covariance_is_that_of_deviations_from_the_person() -> None:
+    vectors = np.array([[0.0, 1], [0, 3], [5, 0], [7, 0]], np.float32)
+    expected = torch.tensor([[1.0, 0], [0, 1]]).double()  # deviations (0, -+1), (-+1, 0), two degrees of freedom
+    torch.testing.assert_close(idiff_face.within_covariance(vectors, np.array([1, 1, 9, 9])), expected)
+    with pytest.raises(ValueError, match="several images of some"):
+        idiff_face.within_covariance(vectors, np.arange(4))
+
+
+def test_a_context_for_each_image(smoke: Profile, smoke_store: Store) -> None:
+    model = idiff_face.load(smoke, smoke_store)
+    y = idiff_face.uniform_contexts(6, model.context_dim, 0)
+    each = idiff_face.generate(model, y.unflatten(0, (2, 3)), 3, 0, steps=2)
+    shared = idiff_face.generate(model, y[:1], 3, 0, steps=2)
+    assert len(each) == 6 and each.identity.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (each.images[0] == shared.images[0]).all()  # the same context, seed, place
+    assert (each.images[1] != shared.images[1]).any()
+    with pytest.raises(ValueError, match=r"contexts: expected \(n, 32\) or \(n, 2, 32\)"):
+        idiff_face.generate(model, y.unflatten(0, (2, 3)), 2, 0, steps=2)

@@ -98,10 +98,44 @@ def matched_contexts(n: int, seed: int, like: Tensor) -> Tensor:
     """
     if like.ndim != 2 or len(like) <= like.shape[1]:
         raise ValueError(f"like: expected (N, d) with more rows than dimensions, got {tuple(like.shape)}")
-    values, vectors = torch.linalg.eigh(torch.cov(like.double().T))
-    root = vectors * values.clamp(min=0).sqrt()
+    root = _root(torch.cov(like.double().T))
     white = uniform_contexts(n, like.shape[1], seed).double() * like.shape[1] ** 0.5
     return F.normalize(white @ root.T + like.double().mean(0), dim=1).float()
+
+
+def plda_contexts(n: int, samples: int, seed: int, like: Tensor, within: Tensor) -> Tensor:
+    """Synthetic people whose images differ as photographs of one person do: float32 (n, samples, d), unit norm.
+
+    Not in the paper, whose images of a person share one context, and with it the pose, light and glasses that an
+    embedding holds beside identity. Probabilistic LDA (Prince and Elder, 2007): y_ij = mu + b_i + w_ij, with within
+    (d, d) the covariance of w, such as ``within_covariance``, and that of b what is left of the covariance of ``like``
+    (N, d). Image j of person i depends on (seed, i, j), ``like`` and ``within`` only.
+    """
+    total = torch.cov(like.double().T)
+    if within.shape != total.shape:
+        raise ValueError(f"within: expected {tuple(total.shape)}, as ``like`` has it, got {tuple(within.shape)}")
+    between, noise = _root(total - within.double()), _root(within.double())
+    scale = like.shape[1] ** 0.5
+    b = uniform_contexts(n, like.shape[1], seed).double() * scale
+    w = [uniform_contexts(samples, like.shape[1], s).double() * scale for s in sample_seeds(seed, range(n), 1)]
+    people = like.double().mean(0) + b @ between.T
+    return F.normalize(people[:, None] + torch.stack(w) @ noise.T, dim=2).float()
+
+
+def within_covariance(embeddings: np.ndarray, identity: np.ndarray) -> Tensor:
+    """Pooled covariance of embeddings (N, d) around the mean of their identity (N,): float64 (d, d)."""
+    people, place = np.unique(identity, return_inverse=True)
+    if len(embeddings) <= len(people):
+        raise ValueError(f"identity: expected several images of some of {len(people)} people, got {len(embeddings)}")
+    means = np.stack([embeddings[place == i].mean(0) for i in range(len(people))])
+    away = (embeddings - means[place]).astype(np.float64)
+    return torch.from_numpy(away.T @ away / (len(embeddings) - len(people)))
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """A root R with R R' = covariance (d, d), its negative directions taken as 0."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()
 
 
 def authentic_contexts(recogniser: Recogniser, faceset: FaceSet) -> Tensor:
@@ -157,16 +191,17 @@ def generate(
 ) -> FaceSet:
     """Images of each context: a FaceSet of len(contexts) x samples_per_identity, columns identity and sample.
 
-    contexts: (n, d), unit norm. identities: labels, by default 0 .. n - 1; images of identity i depend on (seed, i) and
-    its context only. guidance: 1 is the published method; above 1 needs ``context_drop`` in training.
+    contexts: (n, d), unit norm, or (n, samples_per_identity, d): one for each image. identities: labels, by default 0
+    to n - 1; images of identity i depend on (seed, i) and its contexts only. guidance: 1 is the published method; above
+    1 needs ``context_drop`` in training.
     """
-    contexts = _unit(contexts, model.context_dim)
+    contexts = _unit(contexts, model.context_dim, samples_per_identity)
     labels = np.arange(len(contexts)) if identities is None else np.asarray(identities)
     if len(labels) != len(contexts) or samples_per_identity < 1:
         raise ValueError(f"identities: expected {len(contexts)} labels and at least one sample each, got {len(labels)}")
     denoiser = classifier_free(model.denoiser, guidance)
     seeds = sample_seeds(seed, labels.tolist(), samples_per_identity)
-    repeated = contexts.to(device_of(model.denoiser)).repeat_interleave(samples_per_identity, dim=0)
+    repeated = contexts.expand(-1, samples_per_identity, -1).flatten(0, 1).to(device_of(model.denoiser))
     images = [
         to_uint8(
             model.decode(sample(denoiser, model.shape, repeated[i : i + CHUNK], solver, steps, seeds[i : i + CHUNK]))
@@ -180,16 +215,20 @@ def generate(
     return FaceSet(np.concatenate(images), pd.DataFrame(table))
 
 
-def _unit(contexts: Tensor, dim: int) -> Tensor:
+def _unit(contexts: Tensor, dim: int, samples: int) -> Tensor:
+    """(n, 1 or samples, dim)."""
     contexts = torch.as_tensor(contexts, dtype=torch.float32)
-    if contexts.ndim != 2 or contexts.shape[1] != dim or not len(contexts):
-        raise ValueError(f"contexts: expected (n, {dim}) with n above 0, got {tuple(contexts.shape)}")
-    norms = contexts.norm(dim=1)
+    each = contexts[:, None] if contexts.ndim == 2 else contexts
+    if each.ndim != 3 or each.shape[2] != dim or each.shape[1] not in (1, samples) or not len(each):
+        raise ValueError(
+            f"contexts: expected (n, {dim}) or (n, {samples}, {dim}) with n above 0, got {tuple(contexts.shape)}"
+        )
+    norms = each.norm(dim=2)
     if not torch.isfinite(norms).all() or (norms - 1).abs().max() > 1e-3:
         raise ValueError(
             "contexts: expected finite unit vectors, as in training; divide by the norm (NaN: look upstream)"
         )
-    return contexts
+    return each
 
 
 def generate_into(
@@ -209,9 +248,9 @@ def generate_into(
     of workers and the set's size: the set of the first contexts is the beginning of the set of all of them. ``folder``
     also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one).
     """
-    contexts = _unit(contexts, model.context_dim).cpu()
     if samples < 1:
         raise ValueError(f"samples: expected at least one per identity, got {samples}")
+    contexts = _unit(contexts, model.context_dim, samples).cpu()
     settings = {"seed": seed, "solver": solver, "steps": steps, "guidance": float(guidance)}
     plan = settings | {"identities": len(contexts), "samples": samples, "digest": _digest(model, contexts)}
     if shards.claim(folder, plan):
@@ -309,7 +348,7 @@ def load_training_contexts(profile: Profile, store: Store) -> np.ndarray:
 
 
 def _read_contexts(folder: Path) -> Tensor:
-    return F.normalize(read_model(folder / CONTEXTS)[0]["contexts"].float(), dim=1)
+    return F.normalize(read_model(folder / CONTEXTS)[0]["contexts"].float(), dim=-1)
 
 
 def load(profile: Profile, store: Store, cpd: float | None = None, variant: str | None = None) -> Model:
@@ -406,7 +445,8 @@ Source = tuple[dict[str, Any], tuple[Recipe, ...], Draw]
 def contexts_recipe(profile: Profile, kind: str) -> Recipe:
     """Contexts of new people: contexts.safetensors, float32 (n, d), unit norm; row i depends on (seed, i) only.
 
-    kind: "uniform", "matched" (to ``training_contexts``), "two_stage" (the variant ``unconditional`` draws a face, the
+    kind: "uniform", "matched" (to ``training_contexts``), "plda" (as matched, but one for each image, varied as `val`
+    people's photographs are), "two_stage" (the variant ``unconditional`` draws a face, the
     reference embeds it) or "authentic" (the first image of each rendered ``authentic`` person). n is twice
     ``generation.identities``, or as many as the role has people.
     """
@@ -423,7 +463,10 @@ def available(profile: Profile, kind: str) -> int:
 
 
 def load_contexts(profile: Profile, store: Store, kind: str, n: int | None = None) -> Tensor:
-    """float32 (n, d), unit norm: the first n contexts of a kind (by default all), drawn now if they are not there."""
+    """float32 (n, d), for "plda" (n, generation.samples, d), unit norm: the first n (by default all) people of a kind.
+
+    Drawn now if they are not there.
+    """
     recipe = contexts_recipe(profile, kind)
     _require_contexts(profile, kind, n)
     return _read_contexts(store.get(recipe))[:n]
@@ -437,7 +480,8 @@ def _require_contexts(profile: Profile, kind: str, n: int | None) -> None:
 
 
 def _make_drawn(draw: Draw, folder: Path, upstream: tuple[Path, ...]) -> None:
-    save_file({"contexts": draw(upstream).contiguous()}, folder / CONTEXTS)
+    contexts = draw(upstream)
+    save_file({"contexts": contexts.half() if contexts.ndim == 3 else contexts.contiguous()}, folder / CONTEXTS)
 
 
 def _uniform(profile: Profile, n: int, seed: int) -> Source:
@@ -448,6 +492,18 @@ def _uniform(profile: Profile, n: int, seed: int) -> Source:
 def _matched(profile: Profile, n: int, seed: int) -> Source:
     upstream = (training_contexts(profile),)
     return {"n": n, "seed": seed}, upstream, lambda folders: matched_contexts(n, seed, _read_contexts(folders[0]))
+
+
+def _plda(profile: Profile, n: int, seed: int) -> Source:
+    upstream = (training_contexts(profile), rendered.recipe(profile, "val"), recognition.recipe(profile))
+    samples = profile.generation.samples
+
+    def draw(folders: tuple[Path, ...]) -> Tensor:
+        known, people = _read_contexts(folders[0]), FaceSet.load(folders[1])
+        embeddings = embed_faceset(IResNetRecogniser(recognition.load_model(folders[2] / MODEL)), people)
+        return plda_contexts(n, samples, seed, known, within_covariance(embeddings, people.identity))
+
+    return {"n": n, "samples": samples, "seed": seed}, upstream, draw
 
 
 def _two_stage(profile: Profile, n: int, seed: int) -> Source:
@@ -477,6 +533,7 @@ def _authentic(profile: Profile, n: int, seed: int) -> Source:
 SOURCES: dict[str, Callable[[Profile, int, int], Source]] = {
     "uniform": _uniform,
     "matched": _matched,
+    "plda": _plda,
     "two_stage": _two_stage,
     "authentic": _authentic,
 }
@@ -526,6 +583,7 @@ def _require_set(section: IDiffFace, config: dict[str, Any]) -> None:
 
 def _make_set(config: dict[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
     contexts = _read_contexts(upstream[2])[: config["identities"]]
+    contexts = contexts[:, : config["samples"]] if contexts.ndim == 3 else contexts
     settings = {name: config[name] for name in ("samples", "seed", "solver", "steps", "guidance")}
     generate_into(folder, _read_model(*upstream[:2]), contexts, **settings)
 
