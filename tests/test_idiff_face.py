@@ -370,7 +370,7 @@ def test_more_contexts_than_there_are_are_refused(smoke: Profile, smoke_store: S
         idiff_face.dataset_recipe(smoke, "authentic")
     with pytest.raises(ValueError, match=r"1 to 16 uniform contexts, got 17; raise 2 x generation\.identities"):
         idiff_face.dataset_recipe(smoke, "uniform", identities=17)
-    with pytest.raises(ValueError, match="expected one of uniform, matched, plda, two_stage, authentic, got 'stylegan'"):
+    with pytest.raises(ValueError, match="one of uniform, matched, plda, two_stage, authentic, got 'stylegan'"):
         idiff_face.contexts_recipe(smoke, "stylegan")
 
 
@@ -418,14 +418,12 @@ def test_the_command_makes_a_set(
 def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
     runs, rows = idiff_face.recognition_runs(smoke), idiff_face.recognition_rows(smoke)
     assert {row for row, _ in runs} == set(rows) and len({r.key for r in runs.values()}) == len(runs)
-    assert runs["matched", 0].upstream[0].key == runs["matched_flip", 1].upstream[0].key
-    assert (
-        runs["matched_half", 0].upstream[0].config["identities"] * 4 == rows["matched_double"][0].config["identities"]
-    )
+    assert runs["plda", 0].upstream[0].key == runs["plda_flip", 1].upstream[0].key
+    assert runs["plda_half", 0].upstream[0].config["identities"] * 4 == rows["plda_double"][0].config["identities"]
     lr = smoke.synthetic_recognition.training.lr
     pilots = idiff_face.pilot_runs(smoke)
     assert {r.config["lr"] for r in pilots} == set(smoke.synthetic_recognition.lrs)
-    assert runs["matched", 0].key in {r.key for r in pilots} or lr not in smoke.synthetic_recognition.lrs
+    assert runs["plda", 0].key in {r.key for r in pilots} or lr not in smoke.synthetic_recognition.lrs
     with pytest.raises(ValueError, match="row: expected one of authentic"):
         idiff_face.recognition_run(smoke, "casia", 0)
 

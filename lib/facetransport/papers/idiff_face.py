@@ -600,20 +600,21 @@ def _read_model(network: Path, code: Path) -> Model:
 def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     """Row of the main table (paper, Table 4) -> the set that is trained on, and the augmentation."""
     n, authentic = profile.generation.identities, rendered.recipe(profile, "authentic")
-    matched, slowest = dataset_recipe(profile, "matched"), profile.idiff_face.timesteps
+    plda, slowest = dataset_recipe(profile, "plda"), profile.idiff_face.timesteps
     half = (profile.generation.samples + 1) // 2
-    quarter = partial(dataset_recipe, profile, "matched", n // 2, samples=half, guidance=1.0)  # slow sets are costly
+    quarter = partial(dataset_recipe, profile, "plda", n // 2, samples=half, guidance=1.0)  # slow sets are costly
     fast, slow = quarter(solver="dpm++", steps=min(20, slowest)), quarter(solver="ddpm", steps=slowest)
     return {
         "authentic": (authentic, "randaugment"),
         "authentic_flip": (authentic, "flip"),
-        "matched": (matched, "randaugment"),
-        "matched_flip": (matched, "flip"),
-        "matched_half": (dataset_recipe(profile, "matched", n // 2), "randaugment"),
-        "matched_double": (dataset_recipe(profile, "matched", 2 * n), "randaugment"),
+        "plda": (plda, "randaugment"),
+        "plda_flip": (plda, "flip"),
+        "plda_half": (dataset_recipe(profile, "plda", n // 2), "randaugment"),
+        "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
+        "plda_unguided": (dataset_recipe(profile, "plda", guidance=1.0), "randaugment"),
+        "matched": (dataset_recipe(profile, "matched"), "randaugment"),
         "two_stage": (dataset_recipe(profile, "two_stage"), "randaugment"),
         "uniform": (dataset_recipe(profile, "uniform"), "randaugment"),
-        "unguided": (dataset_recipe(profile, "matched", guidance=1.0), "randaugment"),
         "fast_solver": (fast, "randaugment"),
         "published_solver": (slow, "randaugment"),
     }
@@ -637,7 +638,7 @@ def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
 def pilot_runs(profile: Profile) -> list[Recipe]:
     """The learning rates that are tried: on the main set, with the first seed."""
     section = profile.synthetic_recognition
-    return [recognition_run(profile, "matched", section.seeds[0], lr) for lr in section.lrs]
+    return [recognition_run(profile, "plda", section.seeds[0], lr) for lr in section.lrs]
 
 
 def main() -> None:
