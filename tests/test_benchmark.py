@@ -13,7 +13,7 @@ from facetransport.analysis.statistics import Estimate
 from facetransport.artifacts import Recipe, Store
 from facetransport.data.faceset import FaceSet
 from facetransport.recognition import benchmark, training
-from facetransport.recognition.benchmark import Result, load_curve, load_result, select_lr, train_and_test
+from facetransport.recognition.benchmark import Result, load_curve, load_result, train_and_test
 from facetransport.recognition.iresnet import IResNet
 from test_recognition_training import CONFIG, some_people
 
@@ -140,15 +140,6 @@ def test_evaluations_are_spread_over_the_schedule() -> None:
     for wrong in (0, 6):
         with pytest.raises(ValueError, match="expected 1 to 5"):
             benchmark.evaluation_steps(5, wrong)
-
-
-def test_the_rate_with_the_best_validation_wins(result: Result) -> None:
-    runs = [
-        replace(result, lr=lr, val=val) for lr, val in ((0.1, 0.9), (0.1, 0.6), (0.05, 0.8), (0.05, 0.8), (0.2, 0.8))
-    ]
-    assert select_lr(runs) == 0.05  # 0.1 has the best single run but a mean of 0.75; 0.2 is as good, and larger
-    with pytest.raises(ValueError, match="at least one"):
-        select_lr([])
 
 
 def test_bad_input_is_refused_before_training(tmp_path: Path) -> None:

@@ -420,10 +420,10 @@ def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
     assert {row for row, _ in runs} == set(rows) and len({r.key for r in runs.values()}) == len(runs)
     assert runs["plda", 0].upstream[0].key == runs["plda_flip", 1].upstream[0].key
     assert runs["plda_half", 0].upstream[0].config["identities"] * 4 == rows["plda_double"][0].config["identities"]
-    lr = smoke.synthetic_recognition.training.lr
+    main, section = smoke.generation, smoke.synthetic_recognition
     pilots = idiff_face.pilot_runs(smoke)
-    assert {r.config["lr"] for r in pilots} == set(smoke.synthetic_recognition.lrs)
-    assert runs["plda", 0].key in {r.key for r in pilots} or lr not in smoke.synthetic_recognition.lrs
+    assert {(main.cpd, main.guidance, lr) for lr in section.lrs} <= set(pilots)
+    assert pilots[0.25, 3.0, section.training.lr].upstream[0].config["guidance"] == 3
     with pytest.raises(ValueError, match="row: expected one of authentic"):
         idiff_face.recognition_run(smoke, "casia", 0)
 

@@ -117,7 +117,7 @@ def experiment_recipes(profile: Profile) -> list[Recipe]:
     """Trainings whose results, not whose weights, are kept: a few KB each."""
     from facetransport.papers import idiff_face
 
-    runs = [*idiff_face.pilot_runs(profile), *idiff_face.recognition_runs(profile).values()]
+    runs = [*idiff_face.pilot_runs(profile).values(), *idiff_face.recognition_runs(profile).values()]
     return list({recipe.key: recipe for recipe in runs}.values())
 
 

@@ -553,10 +553,12 @@ def dataset_recipe(
     """A labelled FaceSet of new people, ``identities x samples`` images; what is not given is ``profile.generation``'s,
     and solver and steps ``profile.sampling``'s.
 
-    kind: of contexts, as for ``contexts_recipe``; cpd, variant: as for ``recipe``. A set of fewer identities is the
+    kind: of contexts, as for ``contexts_recipe``; variant: as for ``recipe``. A set of fewer identities is the
     beginning of one of more.
     """
-    main, section = profile.generation, network_section(profile, cpd, variant)
+    main = profile.generation
+    cpd = main.cpd if cpd is None and variant is None else cpd
+    section = network_section(profile, cpd, variant)
     config: dict[str, Any] = {
         "contexts": kind,
         "identities": main.identities if identities is None else identities,
@@ -602,16 +604,15 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     n, authentic = profile.generation.identities, rendered.recipe(profile, "authentic")
     plda, slowest = dataset_recipe(profile, "plda"), profile.idiff_face.timesteps
     half = (profile.generation.samples + 1) // 2
-    quarter = partial(dataset_recipe, profile, "plda", n // 2, samples=half, guidance=1.0)  # slow sets are costly
+    quarter = partial(dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0)  # slow sets are costly
     fast, slow = quarter(solver="dpm++", steps=min(20, slowest)), quarter(solver="ddpm", steps=slowest)
     return {
         "authentic": (authentic, "randaugment"),
-        "authentic_flip": (authentic, "flip"),
         "plda": (plda, "randaugment"),
         "plda_flip": (plda, "flip"),
         "plda_half": (dataset_recipe(profile, "plda", n // 2), "randaugment"),
         "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
-        "plda_unguided": (dataset_recipe(profile, "plda", guidance=1.0), "randaugment"),
+        "plda_cpd25": (dataset_recipe(profile, "plda", cpd=0.25), "randaugment"),
         "matched": (dataset_recipe(profile, "matched"), "randaugment"),
         "two_stage": (dataset_recipe(profile, "two_stage"), "randaugment"),
         "uniform": (dataset_recipe(profile, "uniform"), "randaugment"),
@@ -635,10 +636,18 @@ def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
     return {(row, seed): recognition_run(profile, row, seed) for row in recognition_rows(profile) for seed in seeds}
 
 
-def pilot_runs(profile: Profile) -> list[Recipe]:
-    """The learning rates that are tried: on the main set, with the first seed."""
-    section = profile.synthetic_recognition
-    return [recognition_run(profile, "plda", section.seeds[0], lr) for lr in section.lrs]
+def pilot_runs(profile: Profile) -> dict[tuple[float, float, float], Recipe]:
+    """(CPD, guidance, learning rate) -> one run on a PLDA set with the first seed: to choose by, on `val` people."""
+    main, section = profile.generation, profile.synthetic_recognition
+    guided = [(0.25, 1.0), (0.25, 2.0), (0.25, 3.0), (0.0, 2.0)] if profile.idiff_face.context_drop else [(0.25, 1.0)]
+    tried = [(cpd, scale, section.training.lr) for cpd, scale in guided]
+    tried += [(main.cpd, main.guidance, lr) for lr in section.lrs]
+    return {choice: _pilot(profile, *choice) for choice in tried}
+
+
+def _pilot(profile: Profile, cpd: float, guidance: float, lr: float) -> Recipe:
+    faces = dataset_recipe(profile, "plda", cpd=cpd, guidance=guidance)
+    return benchmark.recipe(profile, faces, "pilot", "randaugment", lr, profile.synthetic_recognition.seeds[0])
 
 
 def main() -> None:

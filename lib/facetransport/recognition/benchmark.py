@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,6 @@ class Result:
     val: float
     peeked_step: int
     tests: dict[str, Tested]
-
-
-def select_lr(results: Sequence[Result]) -> float:
-    """The learning rate with the highest validation accuracy, averaged over its runs; the smallest of equals."""
-    if not results:
-        raise ValueError("results: expected at least one, got none")
-    rates = sorted({r.lr for r in results})
-    return max(rates, key=lambda lr: np.mean([r.val for r in results if r.lr == lr]))
 
 
 def load_result(folder: Path) -> Result:
