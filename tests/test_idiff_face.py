@@ -422,8 +422,8 @@ def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
     assert runs["plda_half", 0].upstream[0].config["identities"] * 4 == rows["plda_double"][0].config["identities"]
     main, section = smoke.generation, smoke.synthetic_recognition
     pilots = idiff_face.pilot_runs(smoke)
-    assert {(main.cpd, main.guidance, lr) for lr in section.lrs} <= set(pilots)
-    assert pilots[0.25, 3.0, section.training.lr].upstream[0].config["guidance"] == 3
+    assert {("plda", main.cpd, main.guidance, lr) for lr in section.lrs} <= set(pilots)
+    assert pilots["plda", 0.25, 3.0, section.training.lr].upstream[0].config["guidance"] == 3
     with pytest.raises(ValueError, match="row: expected one of authentic"):
         idiff_face.recognition_run(smoke, "casia", 0)
 

@@ -612,22 +612,19 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
         "plda_flip": (plda, "flip"),
         "plda_half": (dataset_recipe(profile, "plda", n // 2), "randaugment"),
         "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
-        "plda_cpd25": (dataset_recipe(profile, "plda", cpd=0.25), "randaugment"),
-        "matched": (dataset_recipe(profile, "matched"), "randaugment"),
-        "two_stage": (dataset_recipe(profile, "two_stage"), "randaugment"),
-        "uniform": (dataset_recipe(profile, "uniform"), "randaugment"),
         "fast_solver": (fast, "randaugment"),
         "published_solver": (slow, "randaugment"),
     }
 
 
-def recognition_run(profile: Profile, row: str, seed: int, lr: float | None = None) -> Recipe:
-    """The results of one recogniser trained on a row's set; lr: by default the profile's."""
+def recognition_run(profile: Profile, row: str, seed: int) -> Recipe:
+    """The results of one recogniser trained on a row's set."""
     rows = recognition_rows(profile)
     if row not in rows:
         raise ValueError(f"row: expected one of {', '.join(rows)}; got {row!r}")
-    lr = profile.synthetic_recognition.training.lr if lr is None else lr
-    return benchmark.recipe(profile, rows[row][0], f"idiff_face.{row}", rows[row][1], lr, seed)
+    faces, augmentation = rows[row]
+    lr = profile.synthetic_recognition.training.lr
+    return benchmark.recipe(profile, faces, f"idiff_face.{row}", augmentation, lr, seed)
 
 
 def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
@@ -636,17 +633,23 @@ def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
     return {(row, seed): recognition_run(profile, row, seed) for row in recognition_rows(profile) for seed in seeds}
 
 
-def pilot_runs(profile: Profile) -> dict[tuple[float, float, float], Recipe]:
-    """(CPD, guidance, learning rate) -> one run on a PLDA set with the first seed: to choose by, on `val` people."""
+Choice = tuple[str, float, float, float]
+"""Contexts, CPD, guidance, learning rate."""
+
+
+def pilot_runs(profile: Profile) -> dict[Choice, Recipe]:
+    """One run each, with the first seed, to choose the main set and the learning rate by, on `val` people."""
     main, section = profile.generation, profile.synthetic_recognition
-    guided = [(0.25, 1.0), (0.25, 2.0), (0.25, 3.0), (0.0, 2.0)] if profile.idiff_face.context_drop else [(0.25, 1.0)]
-    tried = [(cpd, scale, section.training.lr) for cpd, scale in guided]
-    tried += [(main.cpd, main.guidance, lr) for lr in section.lrs]
+    lr = section.training.lr
+    tried: list[Choice] = [(kind, main.cpd, main.guidance, lr) for kind in ("uniform", "two_stage", "matched", "plda")]
+    scales = (1.0, 2.0, 3.0) if profile.idiff_face.context_drop else (1.0,)
+    tried += [("plda", 0.25, scale, lr) for scale in scales]
+    tried += [("plda", main.cpd, main.guidance, rate) for rate in section.lrs]
     return {choice: _pilot(profile, *choice) for choice in tried}
 
 
-def _pilot(profile: Profile, cpd: float, guidance: float, lr: float) -> Recipe:
-    faces = dataset_recipe(profile, "plda", cpd=cpd, guidance=guidance)
+def _pilot(profile: Profile, kind: str, cpd: float, guidance: float, lr: float) -> Recipe:
+    faces = dataset_recipe(profile, kind, cpd=cpd, guidance=guidance)
     return benchmark.recipe(profile, faces, "pilot", "randaugment", lr, profile.synthetic_recognition.seeds[0])
 
 
