@@ -608,6 +608,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     fast, slow = quarter(solver="dpm++", steps=min(20, slowest)), quarter(solver="ddpm", steps=slowest)
     return {
         "authentic": (authentic, "randaugment"),
+        "authentic_flip": (authentic, "flip"),
         "plda": (plda, "randaugment"),
         "plda_flip": (plda, "flip"),
         "plda_half": (dataset_recipe(profile, "plda", n // 2), "randaugment"),
