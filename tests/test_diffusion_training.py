@@ -290,14 +290,21 @@ def test_model_files_describe_themselves(tmp_path: Path) -> None:
 
 def test_compact_files_are_a_quarter_and_come_back_within_a_rounding(tmp_path: Path) -> None:
     rows = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 64)[:, None]
-    state = {"matrix": rows, "zeros": torch.zeros(64, 256), "bias": torch.arange(3.0), "count": torch.tensor(5)}
+    state = {
+        "matrix": rows,
+        "zeros": torch.zeros(64, 256),
+        "kernel": rows.view(64, 16, 4, 4),
+        "bias": torch.arange(3.0),
+        "count": torch.tensor(5),
+    }
     save_model(tmp_path / "m.safetensors", compact(state))
     loaded, _ = read_model(tmp_path / "m.safetensors")
     assert set(loaded) == set(state)
     assert loaded["matrix"].dtype == torch.float32 and loaded["bias"].dtype == torch.float16
     assert ((loaded["matrix"] - rows).abs() <= rows.abs().amax(1, keepdim=True) / 253).all()
     assert torch.equal(loaded["zeros"], state["zeros"]) and loaded["count"] == 5
-    assert (tmp_path / "m.safetensors").stat().st_size < 0.3 * 4 * (rows.numel() + 64 * 256)
+    assert torch.equal(loaded["kernel"], loaded["matrix"].view(64, 16, 4, 4))
+    assert (tmp_path / "m.safetensors").stat().st_size < 0.3 * 4 * 3 * rows.numel()
 
 
 def test_log_holds_mean_losses(tmp_path: Path) -> None:

@@ -270,13 +270,13 @@ def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def compact(state: Mapping[str, Tensor], smallest: int = 2**14) -> dict[str, Tensor]:
-    """As ``half``, but matrices of ``smallest`` numbers or more as int8 with a scale for each row.
+    """As ``half``, but matrices and kernels of ``smallest`` numbers or more as int8 with a scale for each output.
 
     An element is off by at most 1/254 of the largest of its row. ``read_model`` undoes it.
     """
-    rounded = {n: v for n, v in state.items() if v.ndim == 2 and v.numel() >= smallest and v.is_floating_point()}
-    scales = {n: v.float().abs().amax(1).clamp(min=1e-12) / 127 for n, v in rounded.items()}
-    whole = {n: (v.float() / scales[n][:, None]).round().to(torch.int8) for n, v in rounded.items()}
+    rounded = {n: v for n, v in state.items() if v.ndim > 1 and v.numel() >= smallest and v.is_floating_point()}
+    scales = {n: v.float().flatten(1).abs().amax(1).clamp(min=1e-12) / 127 for n, v in rounded.items()}
+    whole = {n: (v.float() / _rows(scales[n], v)).round().to(torch.int8) for n, v in rounded.items()}
     rest = half({n: v for n, v in state.items() if n not in rounded})
     return rest | whole | {n + _SCALE: scale for n, scale in scales.items()}
 
@@ -284,7 +284,12 @@ def compact(state: Mapping[str, Tensor], smallest: int = 2**14) -> dict[str, Ten
 def _expanded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     scales = {n.removesuffix(_SCALE): v for n, v in tensors.items() if n.endswith(_SCALE)}
     plain = {n: v for n, v in tensors.items() if not n.endswith(_SCALE)}
-    return {n: v.float() * scales[n][:, None] if n in scales else v for n, v in plain.items()}
+    return {n: v.float() * _rows(scales[n], v) if n in scales else v for n, v in plain.items()}
+
+
+def _rows(scale: Tensor, like: Tensor) -> Tensor:
+    """(n,) -> (n, 1, ...), to multiply (n, ...)."""
+    return scale.view(-1, *[1] * (like.ndim - 1))
 
 
 class TrainingLog:

@@ -309,10 +309,14 @@ def recipe(profile: Profile, cpd: float | None = None, variant: str | None = Non
 
 
 def recipes(profile: Profile) -> list[Recipe]:
-    """What the paper's tables and figures need once: every network, and the contexts known and new."""
+    """What the paper's tables and figures need once: networks, and the contexts known and new.
+
+    Not in the list, and so not shipped: the unconditional network, which only draws the two-stage contexts, and contexts
+    that are made in seconds.
+    """
     networks = [recipe(profile), *(recipe(profile, cpd) for cpd in LEVELS)]
-    networks += [recipe(profile, variant=name) for name in profile.idiff_face_variants]
-    kinds = [kind for kind in SOURCES if kind != "two_stage" or UNCONDITIONAL in profile.idiff_face_variants]
+    networks += [recipe(profile, variant=name) for name in profile.idiff_face_variants if name != UNCONDITIONAL]
+    kinds = ["authentic", *["two_stage"] * (UNCONDITIONAL in profile.idiff_face_variants)]
     contexts = [training_contexts(profile), *(contexts_recipe(profile, kind) for kind in kinds)]
     return list({r.key: r for r in [*networks, *contexts]}.values())
 

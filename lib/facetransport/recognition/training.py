@@ -305,9 +305,8 @@ def make(folder: Path, upstream: tuple[Path, ...], config: RecogniserTraining) -
     metrics = {"val_accuracy": accuracy, "train_accuracy": state.accuracy, "loss": state.loss}
     data = [path.name for path in upstream]
     code = artifacts.code_version()
-    save_model(
-        folder / "model.safetensors", state.model, step=state.step, data=data, code_version=code, metrics=metrics
-    )
+    kept = state.model.half()  # what is shipped; `load_model` gives float32 again
+    save_model(folder / "model.safetensors", kept, step=state.step, data=data, code_version=code, metrics=metrics)
     checkpoint.unlink(missing_ok=True)
 
 
