@@ -311,7 +311,7 @@ def recipe(profile: Profile, cpd: float | None = None, variant: str | None = Non
 def recipes(profile: Profile) -> list[Recipe]:
     """What the paper's tables and figures need once: networks, and the contexts known and new.
 
-    Not in the list, and so not shipped: the unconditional network, which only draws the two-stage contexts, and contexts
+    Not in the list, and so not shipped: the unconditional network, which only draws two-stage contexts, and contexts
     that are made in seconds.
     """
     networks = [recipe(profile), *(recipe(profile, cpd) for cpd in LEVELS)]
