@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_headline_numbers_are_those_of_the_laptop_results():
     assert cli.with_headlines(README) == README, "run `.venv/bin/facetransport readme` after `make figures`"
     records = results.read("laptop", ROOT / "figures").set_index("name")
-    rows = re.findall(r"^\| ([a-z_0-9.]+\.[a-z_0-9.]+) \|.*?\| ([0-9.]+) \|", README, flags=re.M)
+    rows = re.findall(r"^\| ([a-z_0-9.]+\.[a-z_0-9.]+) \|.*?\| (-?[0-9.]+) \|", README, flags=re.M)
     assert len(rows) >= 7
     for name, printed in rows:
         assert abs(float(printed) - records.loc[name, "value"]) <= 0.5 * 10 ** -len(printed.partition(".")[2]), name
