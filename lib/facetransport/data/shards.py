@@ -128,7 +128,8 @@ def _write_all(folder: Path, todo: Sequence[tuple[int, Any]], make: Make, worker
             yield _write(folder, make, number, part)
         return
     context = multiprocessing.get_context("spawn")
-    packed = pickle.dumps((folder, make))  # by value: torch would move tensors into shared memory, often a small disk
+    # Between our own processes only, as multiprocessing does; by value: torch would fill shared memory with tensors.
+    packed = pickle.dumps((folder, make))
     with ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (packed,)) as pool:
         yield from pool.map(_write_job, todo)
 
