@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetransport.data.captions import ABSENT, PHRASES, PRESENT, UNSAID, Describer, to_text
+from facetransport.data.captions import (
+    ABSENT,
+    PHRASES,
+    PRESENT,
+    UNSAID,
+    UNSEEN,
+    Describer,
+    clauses,
+    one_hot,
+    persistence,
+    phrase_bank,
+    plain,
+    to_text,
+)
+
+NAMES = list(PHRASES)
 
 
 def test_likelihood_table_is_the_frequency_of_what_is_said():
@@ -58,7 +73,143 @@ def test_text_mentions_what_was_said_and_only_that():
     assert to_text(np.full((1, 3), UNSAID), names, np.random.default_rng(0)) == ["A person."]
 
 
+# ------------------------------------------------------------------------------------------- captions of another image
+
+
+def test_likelihood_of_another_image_is_the_mixture_by_hand():
+    describer = Describer(0.1, 0.6, 0.2)
+    said = np.array([[PRESENT, UNSAID, ABSENT]], np.int8)
+    gallery = np.array([[True, False, True], [False, True, False]])
+    stays = np.array([[0.3, 0.8], [0.0, 1.0], [0.25, 0.5]])
+    # P(said yes), P(unsaid), P(said no) for the described image present, absent
+    yes, unsaid, no = (0.54, 0.06), (0.44, 0.76), (0.02, 0.18)
+    first = (0.8 * yes[0] + 0.2 * yes[1]) * unsaid[1] * (0.5 * no[0] + 0.5 * no[1])
+    second = (0.3 * yes[0] + 0.7 * yes[1]) * unsaid[0] * (0.25 * no[0] + 0.75 * no[1])
+    np.testing.assert_allclose(np.exp(describer.log_likelihood(said, gallery, stays)), [[first, second]])
+
+
+def test_without_change_the_mixture_is_the_plain_likelihood():
+    describer, rng = Describer(), np.random.default_rng(3)
+    attributes = rng.random((6, 5)) < 0.5
+    said = describer.say(attributes, rng)
+    identity = np.tile([0.0, 1.0], (5, 1))
+    plain_likelihood = describer.log_likelihood(said, attributes)
+    np.testing.assert_array_equal(describer.log_likelihood(said, attributes, identity), plain_likelihood)
+
+
+def test_likelihood_of_another_image_is_the_frequency():
+    """Gallery image -> described image (by persistence) -> caption: the share of each symbol."""
+    describer, rng = Describer(0.1, 0.7, 0.2), np.random.default_rng(4)
+    stays = np.array([[0.2, 0.9]])
+    for state in (False, True):
+        described = rng.random((200_000, 1)) < stays[0, int(state)]
+        said = describer.say(described, rng)
+        symbols = np.array([[UNSAID], [ABSENT], [PRESENT]], np.int8)
+        likelihood = np.exp(describer.log_likelihood(symbols, np.array([[state]]), stays))[:, 0]
+        np.testing.assert_allclose([(said == s).mean() for s in symbols[:, 0]], likelihood, atol=0.005)
+
+
+def test_evidence_is_the_likelihood_as_one_product():
+    describer, rng = Describer(), np.random.default_rng(5)
+    attributes = rng.random((4, 6)) < 0.5
+    evidence = describer.log_evidence(attributes)
+    np.testing.assert_allclose(np.exp(evidence.reshape(4, 6, 3)).sum(2), 1)
+    np.testing.assert_allclose(
+        evidence.reshape(4, 6, 3)[0, 0], np.log(describer.likelihood_table()[int(attributes[0, 0])])
+    )
+    np.testing.assert_array_equal(one_hot(np.array([[UNSAID, PRESENT, ABSENT]])), [[1, 0, 0, 0, 0, 1, 0, 1, 0]])
+
+
+def test_persistence_counts_pairs_and_smooths_only_what_varies():
+    gallery = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
+    described = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
+    expected = [[0.5 / 2, 2.5 / 4], [0, 1], [0, 1]]  # the second and the third never differ
+    np.testing.assert_allclose(persistence(described, gallery), expected)
+
+
+def test_persistence_is_recovered_from_many_pairs():
+    rng = np.random.default_rng(6)
+    gallery = rng.random((100_000, 2)) < 0.4
+    described = rng.random(gallery.shape) < np.where(gallery, [0.7, 0.9], [0.1, 0.3])
+    np.testing.assert_allclose(persistence(described, gallery), [[0.1, 0.7], [0.3, 0.9]], atol=0.01)
+
+
+# ----------------------------------------------------------------------------------------------------------- statements
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_statements_of_a_sentence_are_the_chosen_phrases(unseen):
+    rng = np.random.default_rng(7)
+    said = rng.choice([UNSAID, UNSAID, ABSENT, PRESENT], (200, len(NAMES))).astype(np.int8)
+    meaning = {phrase.text: (phrase.attribute, phrase.value) for phrase in phrase_bank(NAMES, unseen)}
+    for row, text in zip(said, to_text(said, NAMES, rng, unseen), strict=True):
+        found = clauses(text)
+        assert sorted(meaning[clause] for clause in found) == [(k, v) for k, v in enumerate(row) if v != UNSAID]
+        if row[0] != UNSAID:
+            assert meaning[found[0]] == (0, row[0])
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+@pytest.mark.parametrize("between", [", ", " and "])
+def test_no_two_phrases_run_into_each_other(unseen, between):
+    texts = [phrase.text for phrase in phrase_bank(NAMES, unseen)]
+    for first in texts:
+        for second in texts:
+            assert clauses(f"{first}{between}{second}.") == list(dict.fromkeys([first, second]))
+
+
+def test_the_bank_says_everything_in_both_ways():
+    names = ["Smiling", "Male"]
+    bank = phrase_bank(names)
+    assert [phrase.text for phrase in bank if phrase.attribute == 1 and phrase.value == PRESENT] == list(
+        PHRASES["Male"][0]
+    )
+    assert {(phrase.attribute, phrase.value) for phrase in bank} == {(a, v) for a in (0, 1) for v in (ABSENT, PRESENT)}
+
+
+def test_unseen_phrases_are_new_and_mean_one_thing():
+    assert set(UNSEEN) == set(PHRASES)
+    assert all(len(yes) >= 2 and len(no) >= 1 for yes, no in UNSEEN.values())
+    texts = [phrase.text for unseen in (False, True) for phrase in phrase_bank(NAMES, unseen)]
+    assert len(set(texts)) == len(texts)
+    assert all(plain(text) == text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A man: black hair, no beard and a smile.", ["a man", "black hair", "no beard", "a smile"]),
+        (
+            "an elderly woman with curly gray hair and glasses, smiling",
+            ["elderly", "a woman", "curly hair", "gray hair", "glasses", "smiling"],
+        ),
+        ("A young, bald man who's  smiling \u2013 wearing a hat", ["young", "bald", "a man", "smiling", "a hat"]),
+        ("the tall guy who has short, dark brown hair", ["the tall guy", "short hair", "dark brown hair"]),
+        ("a woman in her thirties & salt and pepper hair", ["a woman", "in the thirties", "salt-and-pepper hair"]),
+        ("She doesn\u2019t wear any glasses; her eyes are blue", ["no glasses", "eyes are blue"]),
+        ("a lady without a hat or glasses", ["a lady", "no hat", "no glasses"]),
+        ("Someone with a short haircut, not wearing glasses", ["a short haircut", "no glasses"]),
+        ("a smile, a smile", ["a smile"]),
+        ("A person.", []),
+        ("with, and", []),
+    ],
+)
+def test_statements_of_a_readers_own_words(text, expected):
+    assert clauses(text) == expected
+
+
 def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="persistence: expected probabilities"):
+        Describer().log_likelihood(np.zeros((1, 3), np.int8), np.zeros((1, 3), bool), np.full((3, 2), 1.5))
+    with pytest.raises(ValueError, match="persistence: expected probabilities"):
+        Describer().log_evidence(np.zeros((1, 3), bool), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="same pairs"):
+        persistence(np.zeros((2, 3), bool), np.zeros((3, 3), bool))
+    for text in ("", " \n", None):
+        with pytest.raises(ValueError, match="description: expected words"):
+            clauses(text)
+    with pytest.raises(ValueError, match="no phrases"):
+        phrase_bank(["Moustachioed"])
     with pytest.raises(ValueError, match="error"):
         Describer(error=1.5)
     with pytest.raises(ValueError, match="bool"):

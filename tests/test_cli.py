@@ -55,7 +55,18 @@ def test_help_names_every_command(capsys: Out) -> None:
         cli.main(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("doctor", "profiles", "status", "train", "execute", "inspect", "import-weights", "clean-cache"):
+    commands = (
+        "doctor",
+        "profiles",
+        "status",
+        "train",
+        "execute",
+        "inspect",
+        "search",
+        "import-weights",
+        "clean-cache",
+    )
+    for command in commands:
         assert command in shown
 
 
@@ -73,6 +84,8 @@ def test_profiles_lists_and_prints(capsys: Out) -> None:
         (["inspect", "/no/such/folder"], "images.npy: not there"),
         (["execute", "notebooks/none.ipynb"], "no such notebook"),
         (["train", "--only", "x.y"], "--only: expected one of tiny.first, tiny.second"),
+        (["search", ""], "description: expected words"),
+        (["search", "a person"], "'a person' states nothing about a face"),
         (["import-weights", "none.ckpt", "out", "--kind", "unet"], "none.ckpt: no such file"),
         (["import-weights", "a.pt", "b.pt", "out", "--kind", "unet"], "expected one FILE, got 2"),
     ],
@@ -95,6 +108,26 @@ def test_inspect_describes_a_faceset(tmp_path: Path, capsys: Out) -> None:
     assert cli.main(["inspect", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "3, 8 x 6 pixels" in shown and "2, 1 to 2 images each" in shown and "identity, age" in shown
+
+
+def test_search_lists_how_it_read_and_whom_it_found(smoke: Profile, tmp_path: Path, capsys: Out) -> None:
+    sheet = tmp_path / "found.png"
+    command = ["search", "a young woman with red hair, scowling", "--profile", "smoke", "--top", "20", "--size", "20"]
+    assert cli.main([*command, "--sheet", str(sheet)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "read as      young; a woman; red hair; scowling (not in the words of training: scowling)"
+    people = smoke.rendered.roles["gallery"].identities
+    assert lines[1] == f"gallery      {people} people, {20 - people} distractors"
+    rank, score, person, known = zip(*(line.split(maxsplit=3) for line in lines[2:-1]), strict=True)
+    assert rank == tuple(str(i) for i in range(1, 21)) and list(score) == sorted(score, key=float, reverse=True)
+    told = [k for p, k in zip(person, known, strict=True) if p != "-"]
+    assert len(told) == people and all(re.match("a (wo)?man, (not )?young", k) for k in told)
+    assert lines[-1].endswith(str(sheet)) and sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_search_cannot_shrink_the_gallery(capsys: Out) -> None:
+    assert cli.main(["search", "bald", "--profile", "smoke", "--size", "3"]) == 1
+    assert "size: expected at least 12" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["unet", "vq"])

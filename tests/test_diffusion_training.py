@@ -22,15 +22,14 @@ from facetransport.diffusion.training import (
     State,
     TrainingConfig,
     TrainingLog,
-    compact,
     denoising_loss,
-    half,
     lr_at,
     read_model,
     rows_at,
     save_model,
     train,
 )
+from facetransport.tensors import compact, half
 
 CONFIG = TrainingConfig(steps=20, batch=8, lr=1e-3, seed=7, ema=0.9, warmup=3, decay="cosine")
 

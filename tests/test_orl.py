@@ -5,9 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from facetransport.data import detection, orl
+from facetransport.data.captions import PHRASES
 from facetransport.data.faceset import FaceSet
 from facetransport.data.template import ARCFACE_112, template
 
@@ -106,3 +108,38 @@ def test_chip_meets_the_template_at_the_eyes():
     np.testing.assert_allclose(eyes, ARCFACE_112[:2] + 8, atol=0.2)  # the template's eyes are 0.2 px off level
     bottom = np.array([75, 150]) @ matrix[:, :2].T + matrix[:, 2]
     assert 120 < bottom[1] <= 129  # the chip's chin needs the margin of our template
+
+
+EXCLUDING = [
+    *[("Bald", hair) for hair in ("Long_Hair", "Short_Hair", "Straight_Hair", "Wavy_Hair", "Curly_Hair", "Bangs")],
+    *[("No_Beard", beard) for beard in ("Full_Beard", "Goatee", "5_o_Clock_Shadow")],
+    *[("Full_Beard", beard) for beard in ("Goatee", "5_o_Clock_Shadow")],
+    *[("Straight_Hair", "Wavy_Hair"), ("Straight_Hair", "Curly_Hair"), ("Wavy_Hair", "Curly_Hair")],
+    *[("Black_Hair", "Blond_Hair"), ("Black_Hair", "Gray_Hair"), ("Blond_Hair", "Gray_Hair")],
+    *[("Young", "Senior"), ("Long_Hair", "Short_Hair"), ("Chubby", "Slim_Face")],
+]
+
+
+def test_attributes_of_forty_people_can_be_said():
+    table = orl.attributes()
+    assert len(table) == 40 and table.index.tolist() == list(range(40)) and table.index.name == "identity"
+    assert set(table) <= set(PHRASES) and {"Male", "Eyeglasses", "Full_Beard"} <= set(table)
+    assert set(table.dtypes) == {pd.BooleanDtype()} and table.isna().any(axis=None)
+    assert table["Male"].notna().all() and table.notna().mean(axis=1).min() > 0.5
+    assert table.loc[33, "Senior"] and table.loc[36, "Full_Beard"] and not table.loc[7, "Male"]
+
+
+@pytest.mark.parametrize(("one", "other"), EXCLUDING)
+def test_attributes_do_not_contradict_each_other(one, other):
+    table = orl.attributes().fillna(False)
+    assert not table.index[table[one] & table[other]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Chubby", "Plump"), ("\n40,1", "\n41,1"), ("\n40,1", "\n40,2"), ("\n40,1", "\n39,1")]
+)
+def test_a_broken_table_of_attributes_is_refused(tmp_path: Path, old: str, new: str):
+    path = tmp_path / "orl_attributes.csv"
+    path.write_text(orl.ATTRIBUTES.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"orl_attributes.csv: expected subjects 1 to 40.*reinstall"):
+        orl.attributes(path)

@@ -79,6 +79,22 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
             r"sampling\.guidance: 2\.0 needs idiff_face\.context_drop above 0, got 0\.0",
         ),
         ({"judge.seed": 1}, r"judge\.seed: expected another than reference\.seed"),
+        ({"diface.people": 49}, r"diface\.people: expected at most rendered\.roles\.generator 48, got 49"),
+        ({"diface.sampling_steps": 51}, r"diface\.sampling_steps: expected at most timesteps 50, got 51"),
+        ({"diface.guidance": 2.0, "diface.token_drop": 0.0}, r"diface\.guidance: .*needs token_drop above 0"),
+        ({"diface.guidance": 100.0}, r"diface\.guidance: expected from 0 to below 100 \(1 is none\), got 100\.0"),
+        ({"diface.token_drop": 1.0}, r"diface\.token_drop: expected within \[0, 1\), got 1\.0"),
+        ({"diface.samples": 0}, r"diface\.samples: expected above 0, got 0"),
+        ({"diface.tokens": "letters"}, r"diface\.tokens: expected one of clauses, words, attributes; got 'letters'"),
+        ({"diface.encoder": "judge"}, r"diface\.encoder: expected one of encoder, reference, dlib; got 'judge'"),
+        (
+            {"evaluation.galleries": [4, 13]},
+            r"evaluation\.galleries: expected at most rendered\.roles\.gallery\.identities 12, got 13",
+        ),
+        ({"evaluation.galleries": [4, 0]}, r"evaluation\.galleries: expected above 0, got \(4, 0\)"),
+        ({"evaluation.pairs": 41}, r"evaluation\.pairs: expected an even number above 0, got 41"),
+        ({"evaluation.pairs": 0}, r"evaluation\.pairs: expected an even number above 0, got 0"),
+        ({"evaluation.pair_sets": 0}, r"evaluation\.pair_sets: expected above 0, got 0"),
     ],
 )
 def test_bad_profiles_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

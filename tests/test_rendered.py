@@ -122,6 +122,26 @@ def test_every_attribute_has_words_and_there_are_at_least_32(renderer: rendered.
     assert set(names) == set(captions.PHRASES) and len(names) >= 32
 
 
+def test_attributes_need_no_rendering(renderer: rendered.Renderer, head_folder: Path):
+    table = renderer.render(PAIRS).table
+    drawn = rendered.attributes(PAIRS, head_folder, world_seed=7)
+    assert drawn.equals(table[rendered.attribute_names(table)])
+    assert not drawn.equals(rendered.attributes(PAIRS, head_folder, world_seed=8))
+
+
+def test_attributes_of_a_role_are_those_of_its_table(smoke: Profile, smoke_store: Store, head_folder: Path):
+    table = rendered.load(smoke, "test", smoke_store).table
+    pairs = rendered.role_pairs(rendered.recipe(smoke, "test").config)
+    drawn = rendered.attributes(pairs, head_folder, smoke.rendered.world_seed)
+    assert drawn.equals(table[rendered.attribute_names(table)])
+
+
+def test_another_photograph_differs_in_attributes_of_the_view_only(head_folder: Path):
+    views = [rendered.attributes([(i, k) for i in range(200)], head_folder, world_seed=7) for k in (0, 5)]
+    differs = (views[0] != views[1]).any()
+    assert set(differs.index[differs]) == {"Eyeglasses", "Smiling", "Mouth_Open", "Eyes_Closed", "Frowning"}
+
+
 def test_splits_share_no_person(smoke: Profile, smoke_store: Store, head: Head):
     sets = {role: rendered.load(smoke, role, smoke_store) for role in rendered.ROLES}
     identities = {role: set(faces.identity.tolist()) for role, faces in sets.items()}

@@ -125,6 +125,21 @@ def test_batch_larger_than_the_micro_batch_equals_singles(fake: Fake) -> None:
     assert torch.equal(batch[17:18], sample(fake, SHAPE, c[17:18], "ddpm", 3, [17], micro_batch=8))
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpm++", "ddpm"])
+def test_vectors_are_sampled_as_codes_that_were_flattened(fake: Fake, solver: str) -> None:
+    """Vectors (d,) and contexts of tokens (B, L, e), here of rows that sum to the contexts of the codes."""
+    c, codes = contexts(3), lambda x: x.unflatten(1, SHAPE)
+
+    def flat(x: Tensor, t: Tensor, tokens: Tensor | None) -> Tensor:
+        return fake(codes(x), t, None if tokens is None else tokens.sum(1)).flatten(1)
+
+    tokens = torch.stack([c, torch.zeros_like(c)], 1)
+    vectors = sample(flat, (192,), tokens, solver, 5, range(3), Schedule())
+    assert vectors.shape == (3, 192)
+    assert torch.equal(codes(vectors), sample(fake, SHAPE, c, solver, 5, range(3)))
+    assert torch.equal(codes(sample(flat, (192,), None, solver, 5, [1])), sample(fake, SHAPE, None, solver, 5, [1]))
+
+
 def test_ddpm_mean_is_diffusers_step_without_its_noise(fake: Fake) -> None:
     scheduler = Schedule().scheduler("ddpm", 1000)
     x, eps, t = torch.randn(2, *SHAPE), torch.randn(2, *SHAPE), torch.tensor(400)
@@ -183,8 +198,11 @@ def test_bad_arguments_are_refused(fake: Fake) -> None:
         sample(fake, SHAPE, None, "ddim", 10, [])
     with pytest.raises(ValueError, match="NaN"):
         sample(fake, SHAPE, contexts(1) * float("nan"), "ddim", 10)
-    with pytest.raises(ValueError, match=r"shape: expected \(C, h, w\)"):
-        sample(fake, (1, *SHAPE), None, "ddim", 10)
+    for shape in ((1, *SHAPE), SHAPE[1:]):
+        with pytest.raises(ValueError, match=r"shape: expected \(C, h, w\) of one code or \(d,\) of a vector, got"):
+            sample(fake, shape, None, "ddim", 10)
+    with pytest.raises(ValueError, match=r"contexts: expected \(1, d\), one per seed, got \(1, 2, 3, 4\)"):
+        sample(fake, SHAPE, torch.ones(1, 2, 3, 4), "ddim", 10)
     with pytest.raises(ValueError, match="training mode"):
         sample(Fake().train(), SHAPE, None, "ddim", 10)
     with pytest.raises(ValueError, match="quiet_steps"):

@@ -1,4 +1,4 @@
-"""``facetransport``: what is installed, what is built, build it, run a notebook, look into a folder."""
+"""``facetransport``: what is installed and built, build it, run a notebook, look into a folder, search by words."""
 
 from __future__ import annotations
 
@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     _profile_option(execute)
     inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
     inspect.add_argument("folder", type=Path)
+    search = _command(commands, "search", _search, "whom of the rendered gallery a description fits best (DiFace)")
+    search.add_argument("description", help="in words, such as 'a young woman with red hair and glasses'")
+    search.add_argument("--top", type=int, default=10, metavar="K", help="how many to list; default: 10")
+    search.add_argument("--size", type=int, metavar="N", help="fill the gallery up to N with vectors that are no faces")
+    search.add_argument("--sheet", type=Path, metavar="PICTURE", help="draw them with their scores: .png, .svg or .pdf")
+    _profile_option(search)
     weights = _command(commands, "import-weights", _import_weights, "published IDiff-Face or VQ-f4 weights as our file")
     weights.add_argument("files", nargs="+", type=Path, metavar="FILE", help="two for an encoder and its decoder")
     weights.add_argument(
@@ -106,18 +112,20 @@ def network_recipes(profile: Profile) -> list[Recipe]:
     """What a profile slices, fits or trains once and can ship, in the order in which they need each other."""
     from facetransport.data import rendered
     from facetransport.diffusion import autoencoder
-    from facetransport.papers import idiff_face
+    from facetransport.papers import diface, idiff_face
     from facetransport.recognition import dlib, training
 
-    recognisers = [dlib.recipe(profile), *(training.recipe(profile, role) for role in ("reference", "judge"))]
-    return [rendered.head_recipe(), *recognisers, autoencoder.recipe(profile), *idiff_face.recipes(profile)]
+    recognisers = [dlib.recipe(profile), *(training.recipe(profile, name) for name in training.NETWORKS)]
+    methods = [*idiff_face.recipes(profile), *diface.recipes(profile)]
+    return [rendered.head_recipe(), *recognisers, autoencoder.recipe(profile), *methods]
 
 
 def experiment_recipes(profile: Profile) -> list[Recipe]:
     """Trainings whose results, not whose weights, are kept: a few KB each."""
-    from facetransport.papers import idiff_face
+    from facetransport.papers import diface, idiff_face
 
     runs = [*idiff_face.pilot_runs(profile).values(), *idiff_face.recognition_runs(profile).values()]
+    runs += diface.study_recipes(profile)
     return list({recipe.key: recipe for recipe in runs}.values())
 
 
@@ -226,6 +234,31 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _search(options: argparse.Namespace) -> int:
+    """Say how the description was read, then list the best, one a line: rank, score, person, what is true of them."""
+    from facetransport.papers import diface_search
+
+    read = diface_search.reading(options.description)  # before anything is loaded: it may be empty
+    finder = diface_search.finder(_chosen_profile(options), artifacts.default_store(), options.size)
+    found = finder.find(options.description, options.top)
+    print(f"read as      {read}")
+    print(f"gallery      {len(finder.faces):,} people, {len(finder) - len(finder.faces):,} distractors")
+    for row in found.itertuples():
+        person = "-" if row.person == diface_search.DISTRACTOR else str(row.person)
+        print(f"{row.rank:4}  {row.score:.4f}  {person:>9}  {row.known}")
+    if options.sheet:
+        _draw(options.sheet, finder.pictures(found), diface_search.labels(found), options.description)
+    return 0
+
+
+def _draw(path: Path, pictures: Any, labels: list[str], title: str) -> None:
+    """A sheet of pictures, one a row, each beside its label."""
+    from facetransport import plots
+
+    plots.identity_grid(pictures, 1, labels, title).savefig(path)
+    print(f"written      {path}")
+
+
 def _import_weights(options: argparse.Namespace) -> int:
     """FILE OUT --kind unet|vq [--ema]: write OUT.safetensors, say what FILE was taken for."""
     from facetransport.diffusion import official
@@ -296,13 +329,18 @@ def execute(notebook: Path, profile: str, folder: str) -> int:
 
 
 def _tidy(notebook: Any) -> Any:
-    """Drop timings and stderr (warnings name this machine's folders): a copy changes only when what it shows does."""
+    """Drop timings, stderr (warnings name this machine's folders) and widgets (dead in a copy, numbered anew
+    each time): a copy changes only when what it shows does."""
     notebook.metadata = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
     return notebook
+
+
+def _is_passing(output: Any) -> bool:
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 # --------------------------------------------------------------------------------------------------------- cache

@@ -6,6 +6,7 @@ Functions take arrays and frames and return a matplotlib Figure; ``results.Run.f
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,7 +16,7 @@ import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -119,6 +120,48 @@ def identity_grid(
     return figure
 
 
+@_styled
+def described_faces(
+    images: np.ndarray,
+    texts: Sequence[str],
+    title: str = "",
+    notes: Sequence[str] = (),
+    framed: Sequence[int] = (),
+    inches: float = 1.0,
+) -> Figure:
+    """Texts, each beside its row of images.
+
+    images: uint8 (len(texts) * k, H, W, 3), row by row. notes: one below each image, such as its score; empty for none.
+    framed: numbers of images with a frame around them, such as the person that was meant.
+    """
+    _check_images(images)
+    columns, rest = divmod(len(images), max(1, len(texts)))
+    if not texts or rest or not columns:
+        raise ValueError(f"images: expected as many for each of {len(texts)} texts, got {len(images)} in all")
+    _check_labels("notes", notes, len(images))
+    figure, grid = plt.subplots(
+        len(texts),
+        columns + 1,
+        figsize=(4.2 + columns * inches, len(texts) * (inches + 0.25 * bool(notes)) + 0.5),
+        width_ratios=[4.2 / inches, *[1] * columns],
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes in grid.ravel():
+        axes.grid(False)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for row, text in zip(grid, texts, strict=True):
+        row[0].text(0, 0.5, textwrap.fill(text, 58), va="center", size=9, transform=row[0].transAxes)
+    for i, (axes, image) in enumerate(zip(grid[:, 1:].ravel(), images, strict=True)):
+        axes.imshow(image)
+        axes.set_xlabel(notes[i] if notes else "", size=8)
+        if i in framed:
+            axes.spines[:].set(visible=True, color=COLOURS[1], linewidth=3)
+    figure.suptitle(title, x=0.01, ha="left", size=11)
+    return figure
+
+
 def _label(axes: Axes, rows: Sequence[str], heads: Sequence[str], height: float, width: float) -> None:
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -178,13 +221,17 @@ def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str =
 
 
 @_styled
-def cmc_curves(curves: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """``{label: (R,) identification rate at rank 1..R}``, as fractions."""
+def cmc_curves(curves: Mapping[str, np.ndarray], title: str = "", logx: bool = False) -> Figure:
+    """``{label: (R,) identification rate at rank 1..R}``, as fractions. logx: for large galleries."""
     figure, (axes,) = new()
     for i, (label, rates) in enumerate(curves.items()):
         axes.plot(np.arange(1, len(rates) + 1), rates, LINES[i % len(LINES)], label=label)
     axes.set(xlabel="rank", ylabel="identified within rank", ylim=(0, 1.02), title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if logx:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend()
     return figure

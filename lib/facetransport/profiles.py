@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 FOLDER = Path(__file__).with_name("profiles")
-ROLES = ("generator", "train", "val", "test", "authentic")
+ROLES = ("generator", "train", "val", "test", "authentic", "encoder", "gallery")  # order fixes who is in a role: append
 VARIABLE = "FACETRANSPORT_PROFILE"
 
 
@@ -53,7 +53,8 @@ class Role:
 @dataclass(frozen=True)
 class Rendered:
     """Rendered people: ``generator`` plays FFHQ, ``train`` CelebA/CASIA, ``authentic`` the set that synthetic
-    ones of its size are held against; all roles share no identity."""
+    ones of its size are held against, ``encoder`` more people for DiFace's recogniser, ``gallery`` those that
+    descriptions are searched among; all roles share no identity."""
 
     world_seed: int
     size: int  # pixels
@@ -159,6 +160,54 @@ class IDiffFace:
         require(0 <= self.ema < 1, f"ema: expected within [0, 1), got {self.ema}")
 
 
+# -------------------------------------------------------------------------------------------------- papers.diface
+
+
+@dataclass(frozen=True)
+class DiFace:
+    """Recognition from words: how descriptions are made, D and R trained, features drawn."""
+
+    encoder: Literal["encoder", "reference", "dlib"]  # E
+    tokens: Literal["clauses", "words", "attributes"]  # tau
+    people: int  # of the ``generator`` role
+    error: float  # of the describer: wrong about an attribute ...
+    say_yes: float  # ... mentions one that is there ...
+    say_no: float  # ... mentions that one is not
+    denoiser: Literal["mlp", "unet"]  # D
+    width: int
+    depth: int
+    token_drop: float  # share of descriptions dropped whole
+    schedule: Literal["linear", "cosine"]
+    timesteps: int
+    ema: float
+    steps: int
+    batch: int
+    lr: float
+    weight_decay: float
+    pixel_steps: int  # of the network that reads attributes off the pixels
+    refine_people: int  # R: of ``people`` ...
+    refine_captions: int  # ... and descriptions of each
+    refine_width: int
+    refine_loss: Literal["cosine", "infonce"]  # as published, or contrastive over the batch
+    refine_steps: int
+    l2: float  # lambda of its loss
+    refine_gallery: bool
+    sampling_steps: int  # T~
+    samples: int  # K, averaged
+    guidance: float  # 1: the conditional model
+    seed: int
+
+    def __post_init__(self) -> None:
+        positive(self, "people", "width", "depth", "timesteps", "steps", "batch", "lr", "refine_width", "refine_steps")
+        positive(self, "refine_people", "refine_captions", "pixel_steps", "sampling_steps", "samples")
+        require(0 <= self.token_drop < 1, f"token_drop: expected within [0, 1), got {self.token_drop}")
+        require(0 <= self.ema < 1, f"ema: expected within [0, 1), got {self.ema}")
+        require(0 <= self.guidance < 100, f"guidance: expected from 0 to below 100 (1 is none), got {self.guidance}")
+        most, steps = self.timesteps, self.sampling_steps
+        require(steps <= most, f"sampling_steps: expected at most timesteps {most}, got {steps}")
+        require(self.guidance == 1 or self.token_drop > 0, "guidance: above 1 needs token_drop above 0")
+
+
 @dataclass(frozen=True)
 class Generation:
     """A labelled set of synthetic people, for training recognisers."""
@@ -224,9 +273,14 @@ class Evaluation:
     samples_per_identity: int  # ... and samples of each
     folds: int
     bootstrap: int  # resamples for a 95 % interval
+    pairs: int  # of a description and a face, half genuine ...
+    pair_sets: int  # ... in each of several sets
+    galleries: tuple[int, ...]  # sizes that descriptions are searched in
 
     def __post_init__(self) -> None:
-        positive(self, "verification_identities", "identities", "samples_per_identity", "bootstrap")
+        positive(self, "verification_identities", "identities", "samples_per_identity", "bootstrap", "pair_sets")
+        positive(self, "galleries")
+        require(self.pairs >= 2 and self.pairs % 2 == 0, f"pairs: expected an even number above 0, got {self.pairs}")
         require(self.views >= 2, f"views: expected at least 2 (a genuine pair needs two images), got {self.views}")
         require(self.folds >= 2, f"folds: expected at least 2, got {self.folds}")
 
@@ -243,9 +297,11 @@ class Profile:
     rendered: Rendered
     reference: RecogniserTraining
     judge: RecogniserTraining
+    encoder: RecogniserTraining  # DiFace's E
     autoencoder: Autoencoder
     idiff_face: IDiffFace
     idiff_face_variants: dict[str, IDiffFace]  # other networks of the ablations, by name
+    diface: DiFace
     generation: Generation
     synthetic_recognition: SyntheticRecognition
     sampling: Sampling
@@ -257,6 +313,8 @@ class Profile:
         require(size % factor == 0, f"autoencoder.downsample: expected a divisor of rendered.size {size}, got {factor}")
         most, steps = self.idiff_face.timesteps, self.sampling.steps
         require(steps <= most, f"sampling.steps: expected at most idiff_face.timesteps {most}, got {steps}")
+        people, asked = self.rendered.roles["generator"].identities, self.diface.people
+        require(asked <= people, f"diface.people: expected at most rendered.roles.generator {people}, got {asked}")
         scale, drop = self.sampling.guidance, self.idiff_face.context_drop
         require(scale == 1 or drop > 0, f"sampling.guidance: {scale} needs idiff_face.context_drop above 0, got {drop}")
         require(
@@ -269,6 +327,8 @@ class Profile:
         _at_most("verification_identities", asked.verification_identities, test.identities, people)
         _at_most("identities", asked.identities, test.identities, people)
         _at_most("views", asked.views, test.views, views)
+        gallery = self.rendered.roles["gallery"].identities
+        _at_most("galleries", max(asked.galleries), gallery, f"rendered.roles.gallery.identities {gallery}")
         people = f"evaluation.verification_identities {asked.verification_identities}"
         _at_most("folds", asked.folds, asked.verification_identities, people)
 

@@ -28,7 +28,6 @@ from facetransport.diffusion.training import (
     State,
     TrainingConfig,
     TrainingLog,
-    half,
     read_model,
     save_model,
     train,
@@ -37,6 +36,7 @@ from facetransport.profiles import Autoencoder as AutoencoderSection
 from facetransport.profiles import Profile, as_config, resolve
 from facetransport.recognition import training as recognition_training
 from facetransport.recognition.iresnet import IResNetRecogniser
+from facetransport.tensors import half
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 """images (B, 3, H, W) in [-1, 1] -> feature tensors (B, C, ...), differentiable: what two images should agree in."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from facetransport.diffusion.schedule import Schedule
 
 def sample(
     denoiser: Denoiser,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     contexts: Tensor | None,
     solver: str = "dpm++",
     steps: int = 20,
@@ -29,11 +30,12 @@ def sample(
     quiet_steps: int = 1,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Codes float32 (B, C, h, w) for B = len(seeds).
+    """Codes float32 (B, C, h, w) for B = len(seeds), or vectors (B, d).
 
-    shape: (C, h, w). contexts: (B, d), one per seed, or None for the null context. solver: "ddpm" (ancestral, sigma_t =
-    sqrt(beta_t)), "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M). schedule: the one that the denoiser was trained with, by
-    default the denoiser's own where it says (``denoiser.schedule``), else linear, T = 1000.
+    shape: (C, h, w) or (d,). contexts: (B, d), one per seed (or (B, L, e), tokens), or None for the null context.
+    solver: "ddpm" (ancestral, sigma_t = sqrt(beta_t)), "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M). schedule: the one
+    that the denoiser was trained with, by default the denoiser's own where it says (``denoiser.schedule``), else
+    linear, T = 1000.
     micro_batch: samples per evaluation of the network, by default its own choice; results are bit-equal for one value.
     quiet_steps: how many last DDPM steps add no noise; 1 is DDPM, 2 is what IDiff-Face's published sampler does.
     callback: called as callback(i, codes) after step i.
@@ -57,12 +59,21 @@ def sample(
     return x
 
 
+def sample_seeds(seed: int, identities: Sequence[int], samples: int) -> list[int]:
+    """One seed per image, identity by identity; each depends on (seed, identity, sample) only."""
+    return [
+        int(np.random.SeedSequence((seed, int(i), k)).generate_state(1, np.uint64)[0] >> 1)
+        for i in identities
+        for k in range(samples)
+    ]
+
+
 def _check(shape: Sequence[int], contexts: Tensor | None, seeds: Sequence[int], quiet_steps: int) -> None:
-    if len(shape) != 3:
-        raise ValueError(f"shape: expected (C, h, w) of one code, got {tuple(shape)}")
+    if len(shape) not in (1, 3):
+        raise ValueError(f"shape: expected (C, h, w) of one code or (d,) of a vector, got {tuple(shape)}")
     if not len(seeds):
         raise ValueError("seeds: expected one per sample, got none")
-    if contexts is not None and (contexts.ndim != 2 or len(contexts) != len(seeds)):
+    if contexts is not None and (contexts.ndim not in (2, 3) or len(contexts) != len(seeds)):
         raise ValueError(f"contexts: expected ({len(seeds)}, d), one per seed, got {tuple(contexts.shape)}")
     if contexts is not None and not torch.isfinite(contexts).all():
         raise ValueError("contexts: expected finite values, found NaN or inf; look at the recogniser's input")

@@ -30,11 +30,10 @@ from torch import Tensor, nn
 
 from facetransport.artifacts import replacing
 from facetransport.diffusion.schedule import Schedule, add_noise, uniform_timesteps
+from facetransport.tensors import expanded
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator, int], Tensor]
 """loss(model, rows int64 (B,), generator, step) -> scalar; rows index the caller's data."""
-
-_SCALE = ".int8_scale"  # beside a tensor that `compact` rounded
 
 
 @dataclass(frozen=True)
@@ -261,35 +260,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(f"{path}: no such model file; train it or name another")
     with safe_open(path, framework="pt") as file:
         metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-    return _expanded(load_file(path)), metadata
-
-
-def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """float32 tensors as float16, for shipping at half the size (networks load them back into float32)."""
-    return {n: v.half() if v.dtype == torch.float32 else v for n, v in state.items()}
-
-
-def compact(state: Mapping[str, Tensor], smallest: int = 2**14) -> dict[str, Tensor]:
-    """As ``half``, but matrices and kernels of ``smallest`` numbers or more as int8 with a scale for each output.
-
-    An element is off by at most 1/254 of the largest of its row. ``read_model`` undoes it.
-    """
-    rounded = {n: v for n, v in state.items() if v.ndim > 1 and v.numel() >= smallest and v.is_floating_point()}
-    scales = {n: v.float().flatten(1).abs().amax(1).clamp(min=1e-12) / 127 for n, v in rounded.items()}
-    whole = {n: (v.float() / _rows(scales[n], v)).round().to(torch.int8) for n, v in rounded.items()}
-    rest = half({n: v for n, v in state.items() if n not in rounded})
-    return rest | whole | {n + _SCALE: scale for n, scale in scales.items()}
-
-
-def _expanded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    scales = {n.removesuffix(_SCALE): v for n, v in tensors.items() if n.endswith(_SCALE)}
-    plain = {n: v for n, v in tensors.items() if not n.endswith(_SCALE)}
-    return {n: v.float() * _rows(scales[n], v) if n in scales else v for n, v in plain.items()}
-
-
-def _rows(scale: Tensor, like: Tensor) -> Tensor:
-    """(n,) -> (n, 1, ...), to multiply (n, ...)."""
-    return scale.view(-1, *[1] * (like.ndim - 1))
+    return expanded(load_file(path)), metadata
 
 
 class TrainingLog:

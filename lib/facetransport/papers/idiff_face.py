@@ -36,12 +36,11 @@ from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.batching import in_fixed_batches
 from facetransport.diffusion.guidance import Denoiser, classifier_free
-from facetransport.diffusion.sampling import device_of, sample
+from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.training import (
     TrainingConfig,
     TrainingLog,
-    compact,
     denoising_loss,
     read_model,
     save_model,
@@ -53,6 +52,7 @@ from facetransport.recognition import training as recognition
 from facetransport.recognition.iresnet import IResNetRecogniser
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.recognition.recogniser import device_of as device_of_recogniser
+from facetransport.tensors import compact
 
 UNCONDITIONAL = "unconditional"  # the variant that draws the faces of two-stage contexts
 MODEL, CONTEXTS = "model.safetensors", "contexts.safetensors"
@@ -168,15 +168,6 @@ def two_stage_contexts(
 
 
 # ------------------------------------------------------------------------------------------------------- generation
-
-
-def sample_seeds(seed: int, identities: Sequence[int], samples: int) -> list[int]:
-    """One seed per image, identity by identity; each depends on (seed, identity, sample) only."""
-    return [
-        int(np.random.SeedSequence((seed, int(i), k)).generate_state(1, np.uint64)[0] >> 1)
-        for i in identities
-        for k in range(samples)
-    ]
 
 
 def generate(

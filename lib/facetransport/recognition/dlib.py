@@ -98,5 +98,10 @@ def make(folder: Path, upstream: tuple[Path, ...]) -> None:
 
 def load_dlib(profile: Profile, store: Store) -> DlibRecogniser:
     """dlib, centred on the profile's rendered ``val`` people (built where it is neither shipped nor cached)."""
-    found = load_file(store.get(recipe(profile)) / "statistics.safetensors")
+    return load(store.get(recipe(profile)))
+
+
+def load(folder: Path) -> DlibRecogniser:
+    """dlib with the statistics of a folder that ``make`` wrote."""
+    found = load_file(folder / "statistics.safetensors")
     return DlibRecogniser(found["mean"], found["std"])

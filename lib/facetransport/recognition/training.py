@@ -39,11 +39,13 @@ from facetransport.recognition.iresnet import IResNet, IResNetConfig, IResNetRec
 from facetransport.recognition.margins import Head, make_head
 from facetransport.recognition.protocols import verify
 from facetransport.recognition.recogniser import embed_faceset
+from facetransport.tensors import compact, expanded
 
 WARMUP = 0.1  # share of the steps in which the learning rate rises
 CLIP = 5.0  # gradient norm, as IDiff-Face's evaluation
 CHECKPOINT_EVERY = 500  # steps
 VERSION = 1
+NETWORKS = {"reference": "train", "judge": "train", "encoder": "encoder"}  # a network's section and its people
 
 
 @dataclass
@@ -249,9 +251,13 @@ def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------------ model files
 
 
-def save_model(path: Path, model: IResNet, **metadata: Any) -> None:
-    """One safetensors file that describes itself: the network's shape, and ``metadata`` as JSON."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+def save_model(path: Path, model: IResNet, small: bool = False, **metadata: Any) -> None:
+    """One safetensors file that describes itself: the network's shape, and ``metadata`` as JSON.
+
+    small: rounded as ``tensors.compact`` does, a quarter of the size.
+    """
+    state = compact(model.state_dict()) if small else model.state_dict()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     text = {name: json.dumps(value) for name, value in {"config": asdict(model.config), **metadata}.items()}
     with artifacts.replacing(path) as temporary:
         save_file(tensors, temporary, text)
@@ -270,7 +276,7 @@ def load_model(path: Path) -> IResNet:
             f"{path}: no 'config' in its metadata; expected a file written by recognition.training.save_model"
         )
     model = IResNet(IResNetConfig(**json.loads(metadata["config"])))
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(expanded(load_file(path)))
     return model.eval()
 
 
@@ -278,18 +284,18 @@ def load_model(path: Path) -> IResNet:
 
 
 def recipe(profile: Profile, name: str = "reference") -> artifacts.Recipe:
-    """The artefact of a trained recogniser: ``model.safetensors`` and ``log.csv``. name: "reference" or "judge"."""
+    """The artefact of a trained recogniser: ``model.safetensors`` and ``log.csv``. name: one of NETWORKS."""
     from facetransport.data import rendered
 
-    if name not in ("reference", "judge"):
-        raise ValueError(f"name: expected 'reference' or 'judge', got {name!r}")
+    if name not in NETWORKS:
+        raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
     config: RecogniserTraining = getattr(profile, name)
     return artifacts.Recipe(
         stage=f"recognition.{name}",
         config=profiles.as_config(config),
         make=lambda folder, upstream: make(folder, upstream, config),
         version=VERSION,
-        upstream=(rendered.recipe(profile, "train"), rendered.recipe(profile, "val")),
+        upstream=(rendered.recipe(profile, NETWORKS[name]), rendered.recipe(profile, "val")),
     )
 
 
@@ -305,8 +311,8 @@ def make(folder: Path, upstream: tuple[Path, ...], config: RecogniserTraining) -
     metrics = {"val_accuracy": accuracy, "train_accuracy": state.accuracy, "loss": state.loss}
     data = [path.name for path in upstream]
     code = artifacts.code_version()
-    kept = state.model.half()  # what is shipped; `load_model` gives float32 again
-    save_model(folder / "model.safetensors", kept, step=state.step, data=data, code_version=code, metrics=metrics)
+    about = {"step": state.step, "data": data, "code_version": code, "metrics": metrics}
+    save_model(folder / "model.safetensors", state.model, small=True, **about)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -363,7 +369,7 @@ def main() -> None:
     """``python -m facetransport.recognition.training --profile laptop --name judge``: build or resume one artefact."""
     parser = argparse.ArgumentParser(description="Train a profile's recogniser (resumes after a kill).")
     parser.add_argument("--profile", default="laptop")
-    parser.add_argument("--name", default="reference", choices=("reference", "judge"))
+    parser.add_argument("--name", default="reference", choices=tuple(NETWORKS))
     arguments = parser.parse_args()
     print(artifacts.default_store().get(recipe(profiles.resolve(arguments.profile), arguments.name)))
 

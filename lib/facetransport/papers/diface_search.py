@@ -1,0 +1,342 @@
+"""Search by words: type a description, see who of a gallery fits it best (DiFace, `facetransport.papers.diface`).
+
+    q = R(zhat_0(c))                       what to look for            Model.read
+    s_n = cos(q, E(I_n)), n = 1..size      the gallery, one photograph of each person     Finder.search
+
+A search in a million needs a million features; there are as many renders as people were rendered. The rest are
+distractors: vectors drawn like embeddings, which are NOT faces (`distractors`). They measure time, memory and recall
+of an index; how often the right person comes first, they measure only as far as embeddings are Gaussian.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import time
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import faiss
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from facetransport.artifacts import Store
+from facetransport.data import captions, rendered
+from facetransport.data.captions import PHRASES
+from facetransport.data.faceset import FaceSet
+from facetransport.papers import diface
+from facetransport.papers.diface import Faces, Model
+from facetransport.profiles import Profile
+from facetransport.recognition.gallery import CHUNK, KINDS, Gallery, recall
+from facetransport.recognition.recogniser import check_embeddings
+
+if TYPE_CHECKING:
+    import ipywidgets
+
+ROLE = "gallery"
+DISTRACTOR = -1  # the label of a vector that is nobody's
+NOBODY = "a distractor: a vector, no face"
+FRAME, BLANK = (0, 158, 115), 208  # green round who is meant (Okabe and Ito), grey in place of a face
+TRAINED = {text for ways in PHRASES.values() for texts in ways for text in texts}
+
+
+# ---------------------------------------------------------------------------------------------------------- the words
+
+
+def statements(description: str) -> list[str]:
+    """What a description states (`captions.clauses`); ValueError where that is nothing, as in 'a person'."""
+    found = captions.clauses(description)
+    if not found:
+        raise ValueError(
+            f"description: {description!r} states nothing about a face; say how it looks, such as "
+            "'a young woman with red hair'"
+        )
+    return found
+
+
+def reading(description: str) -> str:
+    """How a description was read: its statements, and which of them are in no words that training used."""
+    found = statements(description)
+    new = [statement for statement in found if statement not in TRAINED]
+    return "; ".join(found) + (f" (not in the words of training: {'; '.join(new)})" if new else "")
+
+
+def in_words(attributes: np.ndarray, names: Sequence[str]) -> str:
+    """What is true of a face, bool (A,), in the order of ``names``: 'a man, young, brown hair, ...'.
+
+    Absence goes without saying, but for gender and youth; and of women, that they have no beard.
+    """
+    known = dict(zip(names, map(bool, attributes), strict=True))
+    if not known.get("Male", True):
+        known["No_Beard"] = False
+    told = [name for name, present in known.items() if present or name in ("Male", "Young")]
+    return ", ".join(PHRASES[name][0 if known[name] else 1][0] for name in told)
+
+
+# -------------------------------------------------------------------------------------------------------- the gallery
+
+
+def first_photographs(faces: Faces) -> tuple[Faces, np.ndarray]:
+    """One photograph a person, the first, people in ascending order; and its rows in ``faces``, int64 (people,)."""
+    _, rows = np.unique(faces.identity, return_index=True)
+    fields = ("attributes", "elsewhere", "embeddings", "identity")
+    return replace(faces, **{name: getattr(faces, name)[rows] for name in fields}), rows
+
+
+def distractors(like: np.ndarray, number: int, seed: int, out: np.ndarray | None = None) -> np.ndarray:
+    """float32 (number, d), unit norm: draws from the Gaussian with mean and covariance of ``like`` (N, d), normalised.
+
+    These are not faces: no photograph, person or word belongs to them, and what in real embeddings is not Gaussian
+    (clusters, tails) is missing. The first rows do not depend on ``number``. out: where to write, a C-contiguous
+    float32 (number, d); beside it only chunks are held. Raises ValueError for fewer than two rows or not of unit norm.
+    """
+    mean, root = _moments(check_embeddings(like))
+    rows = np.empty((number, like.shape[1]), np.float32) if out is None else out
+    rng = np.random.default_rng(seed)
+    for start in range(0, number, CHUNK):
+        part = rows[start : start + CHUNK]
+        np.matmul(rng.standard_normal((len(part), len(root)), np.float32), root, out=part)
+        part += mean
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return rows
+
+
+def _moments(like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and a root (r, d) of the covariance: root.T @ root; there may be fewer rows than components."""
+    if len(like) < 2:
+        raise ValueError(f"like: expected at least 2 embeddings to imitate, got {len(like)}")
+    mean = like.mean(0, dtype=np.float64)
+    root = np.asarray(np.linalg.qr((like - mean) / len(like) ** 0.5, mode="r"), np.float32)
+    return mean.astype(np.float32), root
+
+
+def enlarged(embeddings: np.ndarray, size: int, seed: int, like: np.ndarray | None = None) -> np.ndarray:
+    """float32 (size, d): the people's embeddings (N, d), then `distractors` like all of ``like``, by default like them.
+
+    One array of 4 size d bytes (512 MB for a million times 128) is all that is held. ValueError for size < N.
+    """
+    if size < len(embeddings):
+        raise ValueError(
+            f"size: expected at least {len(embeddings)}, the people of the gallery, got {size}; leave it out for "
+            "these people alone"
+        )
+    rows = np.empty((size, embeddings.shape[1]), np.float32)
+    rows[: len(embeddings)] = embeddings
+    if size > len(embeddings):
+        distractors(embeddings if like is None else like, size - len(embeddings), seed, rows[len(embeddings) :])
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------- the search
+
+Photograph = Callable[[np.ndarray], np.ndarray]
+"""photograph(people int (K,)) -> uint8 (K, H, W, 3): the enrolled photographs of these people of the gallery."""
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Looks for descriptions in a gallery; made by `finder`.
+
+    gallery: the index; its labels are identities, or DISTRACTOR. faces: the people, one photograph each, which are the
+    gallery's first rows. embeddings: float32 (size, d), all that is searched, as `measure` takes it.
+    """
+
+    model: Model
+    gallery: Gallery
+    faces: Faces
+    embeddings: np.ndarray
+    photograph: Photograph
+
+    def __len__(self) -> int:
+        return len(self.gallery)
+
+    def find(self, description: str, k: int = 10, seed: int = 0, nprobe: int = 256) -> pd.DataFrame:
+        """The k faces that fit a description best, as `search`; seed: of the K samples of zhat_0.
+
+        Raises ValueError for what states nothing and for a k that is not in 1..size.
+        """
+        statements(description)
+        return self.search(self.model.read([description], seed)[0], k, nprobe)
+
+    def search(self, query: np.ndarray, k: int = 10, nprobe: int = 256) -> pd.DataFrame:
+        """The k faces nearest to a unit vector float32 (d,), best first.
+
+        Columns: rank from 1; row of the gallery; person (identity, or DISTRACTOR); score, the cosine; known, what is
+        true of the photograph in words. nprobe: cells read by the ivf kinds, which may find fewer than k.
+        """
+        scores, rows = self.gallery.search(query[None], k, nprobe)
+        found = rows[0][rows[0] >= 0]
+        return pd.DataFrame(
+            {
+                "rank": np.arange(len(found)) + 1,
+                "row": found,
+                "person": self.gallery.labels[found],
+                "score": scores[0][: len(found)],
+                "known": [self._known(row) for row in found],
+            }
+        )
+
+    def _known(self, row: int) -> str:
+        return in_words(self.faces.attributes[row], self.faces.names) if row < len(self.faces) else NOBODY
+
+    def pictures(self, found: pd.DataFrame, described: int | None = None) -> np.ndarray:
+        """uint8 (K, H, W, 3): the photographs of what was found, grey for distractors; a green frame round the person
+        with the identity ``described``. For `facetransport.plots.identity_grid`, with `labels`."""
+        rows = found["row"].to_numpy()
+        people = rows < len(self.faces)
+        # the first photograph is asked for beside them, because it says how large a picture is
+        photographs = self.photograph(np.append(rows[people], 0))
+        pictures = np.full((len(rows), *photographs.shape[1:]), BLANK, np.uint8)
+        pictures[people] = photographs[:-1]
+        for place in np.flatnonzero(found["person"] == described):
+            pictures[place] = _framed(pictures[place])
+        return pictures
+
+
+def labels(found: pd.DataFrame) -> list[str]:
+    """Rank and score of what was found, for beside or above its `Finder.pictures`: '1: 0.873'."""
+    return [f"{rank}: {score:.3f}" for rank, score in zip(found["rank"], found["score"], strict=True)]
+
+
+def _framed(image: np.ndarray) -> np.ndarray:
+    width = max(1, len(image) // 16)
+    framed = np.full_like(image, FRAME)
+    framed[width:-width, width:-width] = image[width:-width, width:-width]
+    return framed
+
+
+def finder(profile: Profile, store: Store, size: int | None = None, kind: str = "flat", seed: int = 0) -> Finder:
+    """A search in the people of the role ``gallery``, each enrolled by the first of their photographs.
+
+    size: of the gallery with `distractors` (like all photographs of the role, drawn with ``seed``), by default of the
+    people alone. kind: of the index, a key of `facetransport.recognition.gallery.KINDS`. Networks and embeddings are
+    shipped, cached, or made now. Memory: 4 size d bytes, and the index.
+    """
+    model, everyone = diface.load(profile, store, diface.ours(profile.diface)), diface.load_faces(profile, store, ROLE)
+    people, rows = first_photographs(everyone)
+    size = len(people) if size is None else size
+    compared = model.gallery(everyone.embeddings)
+    embeddings = enlarged(compared[rows], size, seed, like=compared)
+    whose = np.full(size, DISTRACTOR)
+    whose[: len(people)] = people.identity
+    index = Gallery.build(embeddings, whose, kind, seed=seed)
+    return Finder(model, index, people, embeddings, partial(_photographs, profile, store, rows))
+
+
+def _photographs(profile: Profile, store: Store, rows: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """From the role's FaceSet where it is; else only these are rendered."""
+    folder = store.find(rendered.recipe(profile, ROLE))
+    if folder is None:
+        return rendered.glimpse(profile, ROLE, rows[people], store).images
+    return FaceSet.load(folder).images[rows[people]]
+
+
+# ---------------------------------------------------------------------------------------------------------- its price
+
+
+def measure(
+    embeddings: np.ndarray,
+    queries: np.ndarray,
+    kinds: Sequence[str] = tuple(KINDS),
+    nprobes: Sequence[int] = (16, 64, 256),
+    k: int = 10,
+    seed: int = 0,
+    threads: int | None = None,
+) -> pd.DataFrame:
+    """What each kind of index costs and finds: embeddings float32 (N, d), queries float32 (Q, d), all of unit norm.
+
+    Columns: kind; nprobe (of the ivf kinds, else NA); bytes_per_face of the index; build_seconds; query_ms, the median
+    over the queries, one at a time after one that does not count, text already encoded; recall of the k best rows of an
+    exhaustive search. threads: of building and searching. One index is held at a time.
+    """
+    queries = np.ascontiguousarray(check_embeddings(queries), np.float32)
+    _, exact = faiss.knn(queries, embeddings, k, metric=faiss.METRIC_INNER_PRODUCT)
+    rows = [row for kind in kinds for row in _measured(embeddings, queries, exact, kind, nprobes, seed, threads)]
+    columns = ["kind", "nprobe", "bytes_per_face", "build_seconds", "query_ms", "recall"]
+    return pd.DataFrame(rows, columns=columns).astype({"nprobe": "Int64"})
+
+
+def _measured(
+    embeddings: np.ndarray,
+    queries: np.ndarray,
+    exact: np.ndarray,
+    kind: str,
+    nprobes: Sequence[int],
+    seed: int,
+    threads: int | None,
+) -> list[dict[str, Any]]:
+    start = time.perf_counter()
+    index = Gallery.build(embeddings, np.zeros(len(embeddings), np.int8), kind, seed=seed, threads=threads)
+    built = time.perf_counter() - start
+    cost = {"kind": kind, "bytes_per_face": index.memory_bytes / len(index), "build_seconds": built}
+    rows = []
+    for nprobe in nprobes if kind.startswith("ivf") else (None,):
+        found, ms = _timed(index, queries, exact.shape[1], nprobe or 1, threads)
+        rows.append(cost | {"nprobe": nprobe, "query_ms": ms, "recall": recall(found, exact)})
+    return rows
+
+
+def _timed(index: Gallery, queries: np.ndarray, k: int, nprobe: int, threads: int | None) -> tuple[np.ndarray, float]:
+    """The rows found, int64 (Q, k), and the median milliseconds of a query."""
+    index.search(queries[:1], k, nprobe, threads)  # the first touches the memory
+    found, seconds = [], []
+    for query in queries:
+        start = time.perf_counter()
+        found.append(index.search(query[None], k, nprobe, threads)[1][0])
+        seconds.append(time.perf_counter() - start)
+    return np.stack(found), 1000 * float(np.median(seconds))
+
+
+# --------------------------------------------------------------------------------------------------------- the widget
+
+
+def search_widget(finder: Finder, description: str = "", number: int = 8, seed: int = 0) -> ipywidgets.VBox:
+    """A text box, how many, a button; below them how the text was read and the faces found, with rank and score.
+
+    Its children: HBox (Text, BoundedIntText, Button), HTML with the reading or what is wrong, HTML of the faces. A new
+    text (Enter), a new number or a press of the button searches; so does ``description`` at once, unless it is empty.
+    """
+    import ipywidgets as widgets  # for notebooks only
+
+    text = widgets.Text(description, placeholder="a young woman with red hair", continuous_update=False)
+    most = min(50, len(finder))
+    count = widgets.BoundedIntText(min(number, most), min=1, max=most, description="faces")
+    button, said, faces = widgets.Button(description="Search"), widgets.HTML(), widgets.HTML()
+
+    def search(_: object = None) -> None:
+        try:
+            found = finder.find(text.value, count.value, seed)
+        except ValueError as error:
+            said.value, faces.value = html.escape(str(error)), ""
+        else:
+            said.value = f"read as: {html.escape(reading(text.value))}"
+            faces.value = as_html(found, finder.pictures(found))
+
+    text.observe(search, "value")
+    count.observe(search, "value")
+    button.on_click(search)
+    if description:
+        search()
+    return widgets.VBox([widgets.HBox([text, count, button]), said, faces])
+
+
+def as_html(found: pd.DataFrame, pictures: np.ndarray, width: int = 96) -> str:
+    """What was found, as pictures uint8 (K, H, W, 3) in a row, each over its rank, score and person; the words known of
+    the person appear under the pointer. width: of a picture, in pixels of the screen."""
+    whose = ["distractor" if person == DISTRACTOR else f"person {person}" for person in found["person"]]
+    figures = [
+        f'<div title="{html.escape(known)}"><img width="{width}" src="data:image/png;base64,{_png(picture)}"><br>'
+        f"{label}<br>{who}</div>"
+        for known, picture, label, who in zip(found["known"], pictures, labels(found), whose, strict=True)
+    ]
+    return f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{"".join(figures)}</div>'
+
+
+def _png(picture: np.ndarray) -> str:
+    written = io.BytesIO()
+    Image.fromarray(picture).save(written, "png")
+    return b64encode(written.getvalue()).decode()

@@ -1,0 +1,39 @@
+"""Weights small enough to ship: half precision, and whole numbers with a scale for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_SCALE = ".int8_scale"  # beside a tensor that `compact` rounded
+
+
+def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """float32 tensors as float16, for shipping at half the size (networks load them back into float32)."""
+    return {n: v.half() if v.dtype == torch.float32 else v for n, v in state.items()}
+
+
+def compact(state: Mapping[str, Tensor], smallest: int = 2**14) -> dict[str, Tensor]:
+    """As ``half``, but matrices and kernels of ``smallest`` numbers or more as int8 with a scale for each output.
+
+    An element is off by at most 1/254 of the largest of its row. ``expanded`` undoes it.
+    """
+    rounded = {n: v for n, v in state.items() if v.ndim > 1 and v.numel() >= smallest and v.is_floating_point()}
+    scales = {n: v.float().flatten(1).abs().amax(1).clamp(min=1e-12) / 127 for n, v in rounded.items()}
+    whole = {n: (v.float() / _rows(scales[n], v)).round().to(torch.int8) for n, v in rounded.items()}
+    rest = half({n: v for n, v in state.items() if n not in rounded})
+    return rest | whole | {n + _SCALE: scale for n, scale in scales.items()}
+
+
+def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``compact`` rounded, in float32 again; the rest as it is."""
+    scales = {n.removesuffix(_SCALE): v for n, v in tensors.items() if n.endswith(_SCALE)}
+    plain = {n: v for n, v in tensors.items() if not n.endswith(_SCALE)}
+    return {n: v.float() * _rows(scales[n], v) if n in scales else v for n, v in plain.items()}
+
+
+def _rows(scale: Tensor, like: Tensor) -> Tensor:
+    """(n,) -> (n, 1, ...), to multiply (n, ...)."""
+    return scale.view(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,836 @@
+"""DiFace: descriptions as tokens, rough estimates, refinement, baselines, protocols, the smoke model end to end.
+
+Much is checked in a world where all is known (``crowd``): features are the attributes themselves, +1 or -1 by
+component, so that what a matcher has to score is a closed form.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facetransport import profiles
+from facetransport.artifacts import Recipe, Store
+from facetransport.data import captions, rendered
+from facetransport.data.captions import ABSENT, PRESENT, UNSAID, Describer
+from facetransport.diffusion.schedule import Schedule
+from facetransport.diffusion.training import read_model
+from facetransport.diffusion.transport import ExactDenoiser, Mixture
+from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
+from facetransport.papers import diface
+from facetransport.papers.diface import Bayes, Classifier, Faces, Model, People, Refinement, Seen, Tokeniser
+from facetransport.profiles import DiFace, Profile
+from facetransport.recognition import training as recognition
+from facetransport.recognition.descriptions import Match, cosine_match, draw_pairs
+from facetransport.recognition.dlib import load_dlib
+from facetransport.recognition.recogniser import embed_faceset
+
+NAMES = tuple(captions.PHRASES)
+OF_THE_VIEW = np.isin(NAMES, ("Eyeglasses", "Smiling", "Mouth_Open", "Eyes_Closed", "Frowning"))
+A, D = len(NAMES), len(NAMES)
+CANDID = Describer(error=0, say_yes=1, say_no=1)  # says everything, and all of it is true
+
+
+def crowd(people: int, views: int = 3, seed: int = 0, share: float = 0.4) -> Faces:
+    """People with independent attributes, and as features the attributes themselves: scaled, +1 and -1."""
+    rng = np.random.default_rng(seed)
+    lasting = np.repeat(rng.random((people, A)) < share, views, 0)
+    here, there = (np.where(OF_THE_VIEW, rng.random(lasting.shape) < 0.3, lasting) for _ in range(2))
+    embeddings = np.where(here, 1, -1).astype(np.float32) / np.float32(A**0.5)
+    return Faces(here, there, NAMES, embeddings, np.arange(people).repeat(views))
+
+
+def everything(match: Match) -> np.ndarray:
+    """Scores of all captions with all images."""
+    return match.block(np.arange(len(match.queries)), np.arange(len(match.gallery)))
+
+
+def statements(tokens: Tensor) -> list[set[bytes]]:
+    """The rows of each description, but for padding, as a set."""
+    return [{row.numpy().tobytes() for row in rows if row.any()} for rows in tokens]
+
+
+def anything(n: int, seed: int = 0) -> np.ndarray:
+    """said int8 (n, A); nothing in the last row."""
+    said = np.random.default_rng(seed).integers(-1, 2, (n, A)).astype(np.int8)
+    said[-1] = UNSAID
+    return said
+
+
+def randomised(network: nn.Module, std: float = 0.1) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=std, generator=generator)
+    return network.eval()
+
+
+@pytest.fixture
+def section(smoke: Profile) -> DiFace:
+    """Settings for ``crowd``, whose descriptions need no language."""
+    return replace(smoke.diface, tokens="attributes", samples=3)
+
+
+@pytest.fixture
+def untrained(section: DiFace) -> Model:
+    denoiser = randomised(VectorDenoiser(VectorConfig("mlp", D, 2 * A, 32, 1, Schedule(50))))
+    return Model(denoiser, randomised(Refinement(D, 16)), section)
+
+
+def said_tokens(n: int) -> Tensor:
+    return Tokeniser(NAMES, "attributes")(anything(n), np.random.default_rng(0))
+
+
+# ----------------------------------------------------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize("way", [0, -1])
+def test_statements_are_those_of_the_text(monkeypatch: pytest.MonkeyPatch, way: int) -> None:
+    """With one way to say each thing: the rows that reading the sentence gives, in another order, bit for bit."""
+    monkeypatch.setattr(captions, "PHRASES", {n: ((y[way],), (no[way],)) for n, (y, no) in captions.PHRASES.items()})
+    said, rng = anything(12), np.random.default_rng(1)
+    tokens, sentences = Tokeniser(NAMES, "clauses")(said, rng), captions.to_text(said, NAMES, rng)
+    assert statements(tokens) == statements(diface.text_encoder().tokens(sentences))
+    assert [len(s) for s in statements(tokens)] == (said != UNSAID).sum(1).tolist()
+    assert tokens.shape == (12, (said != UNSAID).sum(1).max(), 384)
+
+
+def test_every_phrase_is_as_likely() -> None:
+    names = ("Bangs", "Senior", "Double_Chin")
+    said = np.tile(np.array([UNSAID, PRESENT, ABSENT], np.int8), (6000, 1))
+    tokens = diface.tokeniser(names, "clauses")(said, np.random.default_rng(0))
+    for place, ways in enumerate((captions.PHRASES["Senior"][0], captions.PHRASES["Double_Chin"][1])):
+        phrases = diface.text_encoder().clause_states(ways)
+        spoken = (tokens[:, place, None] == phrases).all(2)  # (6000, ways)
+        torch.testing.assert_close(spoken.float().mean(0), torch.full((len(ways),), 1 / len(ways)), atol=0.03, rtol=0)
+
+
+def test_words_of_a_statement_are_rows() -> None:
+    said = np.array([[PRESENT, UNSAID], [PRESENT, ABSENT], [UNSAID, UNSAID]], np.int8)
+    tokens = diface.tokeniser(("Double_Chin", "Senior"), "words")(said, np.random.default_rng(0))
+    apart = diface.text_encoder().word_states(["a double chin", "not elderly"])
+    present = tokens.any(2)
+    torch.testing.assert_close(tokens[0][present[0]], apart[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tokens[1][present[1]], torch.cat([apart[0], apart[1, :2]]), atol=1e-4, rtol=1e-4)
+    assert not tokens[2].any()
+
+
+def test_attributes_are_one_hot() -> None:
+    said = anything(20)
+    tokens = said_tokens(20)
+    for row, found in zip(said, tokens, strict=True):
+        told = np.flatnonzero(row != UNSAID)
+        expected = torch.zeros(tokens.shape[1], 2 * A)
+        expected[np.arange(len(told)), 2 * told + row[told]] = 1
+        assert torch.equal(found, expected)
+
+
+def test_unseen_paraphrases_share_no_row_with_the_seen_ones() -> None:
+    said = anything(5)
+    seen, unseen = (diface.tokeniser(NAMES, "clauses", u)(said, np.random.default_rng(0)) for u in (False, True))
+    assert [len(s) for s in statements(seen)] == [len(s) for s in statements(unseen)]
+    assert not set.union(*statements(seen)) & set.union(*statements(unseen))
+    wordless = Tokeniser(NAMES, "attributes", unseen=True)(said, np.random.default_rng(0))
+    assert torch.equal(wordless, said_tokens(5))  # without language there are no paraphrases
+
+
+def test_descriptions_that_say_nothing_are_one_row_of_zeros() -> None:
+    nothing = Tokeniser(NAMES, "attributes")(np.full((3, A), UNSAID, np.int8), np.random.default_rng(0))
+    assert nothing.shape == (3, 1, 2 * A) and not nothing.any()
+
+
+def test_bad_descriptions_and_tokens_are_refused() -> None:
+    tokeniser, rng = Tokeniser(NAMES, "attributes"), np.random.default_rng(0)
+    with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \(2, 5\)"):
+        tokeniser(np.zeros((2, 5), np.int8), rng)
+    with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \({A},\)"):
+        tokeniser(np.zeros(A, np.int8), rng)
+    with pytest.raises(ValueError, match="tokens: expected 'clauses', 'words' or 'attributes', got 'letters'"):
+        Tokeniser(NAMES, "letters")
+    with pytest.raises(ValueError, match=r"names: no phrases for \['Hat'\]"):
+        Tokeniser(("Hat",), "clauses")
+
+
+# ------------------------------------------------------------------------------------------------- rough estimates
+
+
+class TwoPoints(ExactDenoiser):
+    """The best denoiser of two tight clusters in 4-D; a token holds log P(c | cluster), which tokens sum."""
+
+    config = SimpleNamespace(dim=4)
+
+    def __init__(self) -> None:
+        super().__init__(Mixture([0.5, 0.5], [[1.0, 1, -1, 1], [-1, 1, 1, -1]], [1e-4, 1e-4]))
+
+    def prompt(self, tokens: Tensor) -> Tensor:
+        return tokens.sum(1).exp()
+
+
+def told_of_two(share: float) -> tuple[Tensor, Tensor]:
+    """Two tokens that leave the first cluster this share, and E[z | c]."""
+    evidence = torch.tensor([share, 1 - share]).log()
+    half = torch.stack([0.3 * evidence, 0.7 * evidence])
+    return half[None], TwoPoints().world.mean(evidence.exp()).float()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.1])
+def test_one_step_is_regression(share: float) -> None:
+    """From t = T the best denoiser says E[z | c], whatever the noise: what plain regression learns."""
+    tokens, mean = told_of_two(share)
+    found = diface.rough_estimates(TwoPoints(), tokens, 1, 200, seed=0)
+    assert found.shape == (1, 200, 4)
+    torch.testing.assert_close(found, mean.expand(1, 200, 4), atol=0.03, rtol=0)
+    torch.testing.assert_close(found[0].mean(0), mean, atol=2e-3, rtol=0)
+
+
+def test_more_steps_commit_to_a_cluster_by_its_share() -> None:
+    tokens, mean = told_of_two(0.8)
+    found = diface.rough_estimates(TwoPoints(), tokens, 50, 500, seed=0)[0]
+    distance = torch.cdist(found, TwoPoints().world.means.float())
+    assert distance.amin(1).max() < 0.2
+    assert float((distance.argmin(1) == 0).float().mean()) == pytest.approx(0.8, abs=0.05)
+    torch.testing.assert_close(found.mean(0), mean, atol=0.1, rtol=0)
+
+
+def test_an_estimate_depends_on_its_seed_place_and_description_only(
+    untrained: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser, tokens = untrained.denoiser, said_tokens(5)
+    whole = diface.rough_estimates(denoiser, tokens, 3, 4, seed=1)
+    assert whole.shape == (5, 4, D) and whole.dtype == torch.float32
+    assert torch.equal(diface.rough_estimates(denoiser, tokens[:3], 3, 4, seed=1), whole[:3])
+    assert torch.equal(diface.rough_estimates(denoiser, tokens, 3, 2, seed=1), whole[:, :2])
+    others = diface.rough_estimates(denoiser, torch.cat([tokens[:2].flip(0), tokens[2:]]), 3, 4, seed=1)
+    assert torch.equal(others[2:], whole[2:]) and not torch.equal(others[:2], whole[:2])
+    assert not torch.equal(diface.rough_estimates(denoiser, tokens, 3, 4, seed=2), whole)
+    assert not torch.equal(whole[:, 0], whole[:, 1])
+    monkeypatch.setattr(diface, "CHUNK", 2)
+    assert torch.equal(diface.rough_estimates(denoiser, tokens, 3, 4, seed=1), whole)
+
+
+def test_guidance_exaggerates_what_the_words_change(untrained: Model) -> None:
+    """One step is affine in the noise prediction, so scale s takes c - null s times."""
+    denoiser, tokens = untrained.denoiser, said_tokens(4)
+    told, null, one, three = (
+        diface.rough_estimates(denoiser, x, 1, 2, 0, s)
+        for x, s in ((tokens, 1), (0 * tokens, 1), (tokens, 1.0), (tokens, 3.0))
+    )
+    assert torch.equal(one, told)
+    torch.testing.assert_close(three, null + 3 * (told - null), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(told[:3], null[:3], atol=1e-2)
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def test_training_describes_another_photograph(section: DiFace) -> None:
+    faces = crowd(30)
+    told = replace(section, error=0.0, say_yes=1.0, say_no=1.0)
+    tokens = diface.describing(faces, told)(torch.tensor([7, 2, 80]), torch.Generator().manual_seed(0))
+    assert torch.equal(tokens[:, :, 1::2].sum(1).bool(), torch.from_numpy(faces.elsewhere[[7, 2, 80]]))
+    assert (faces.elsewhere[[7, 2, 80]] != faces.attributes[[7, 2, 80]]).any()
+
+
+def test_every_step_describes_anew(section: DiFace) -> None:
+    say, rows = diface.describing(crowd(4), section), torch.arange(12)
+    generator, again = (torch.Generator().manual_seed(3) for _ in range(2))
+    first, second = say(rows, generator), say(rows, generator)
+    assert statements(first) != statements(second)
+    assert torch.equal(say(rows, again), first)
+
+
+class Witness(nn.Module):
+    """Keeps what a loss asked it, and answers noise(z_t, t)."""
+
+    def __init__(self, noise: Any) -> None:
+        super().__init__()
+        self.noise, self.asked = noise, []
+
+    def forward(self, z: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        self.asked.append((z, t, tokens))
+        return self.noise(z, t)
+
+
+ABAR = Schedule(50).alphas_cumprod
+
+
+def noise_in(z: Tensor, t: Tensor, z0: Tensor) -> Tensor:
+    a = ABAR[t][:, None]
+    return (z - a.sqrt() * z0) / (1 - a).sqrt()
+
+
+def ones(rows: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.ones(len(rows), 3, 2)
+
+
+def test_who_knows_the_noise_has_no_loss() -> None:
+    z0, rows = torch.randn(6), torch.arange(40)
+    loss = diface.denoiser_loss(z0.expand(40, 6), ones, Schedule(50), 0.0)
+    perfect = loss(Witness(lambda z, t: noise_in(z, t, z0)), rows, torch.Generator().manual_seed(0), 0)
+    assert float(perfect) < 1e-6
+
+
+def test_loss_is_that_of_v() -> None:
+    """|| eps error ||^2 / abar_t, at timesteps of all levels, of the rows that were asked for."""
+    z0, rows = torch.arange(400.0)[:, None].expand(400, 6) / 200, torch.arange(100, 400)
+    loss, seen = diface.denoiser_loss(z0, ones, Schedule(50), 0.0), Witness(lambda z, t: 0.3 * z)
+    value = loss(seen, rows, torch.Generator().manual_seed(0), 0)
+    z, t, tokens = seen.asked[0]
+    noise = noise_in(z, t, z0[rows])
+    assert abs(float(noise.mean())) < 0.1 and float(noise.std()) == pytest.approx(1, abs=0.05)
+    torch.testing.assert_close(value, (((0.3 * z - noise) ** 2).mean(1) / ABAR[t]).mean())
+    assert set(t.tolist()) >= {0, 49} and tokens.all()
+
+
+def test_whole_descriptions_are_dropped_at_their_rate() -> None:
+    loss, seen = diface.denoiser_loss(torch.zeros(4000, 2), ones, Schedule(50), 0.3), Witness(lambda z, t: z)
+    loss(seen, torch.arange(4000), torch.Generator().manual_seed(0), 0)
+    tokens = seen.asked[0][2].flatten(1)
+    dropped = (tokens == 0).all(1)
+    assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert (tokens[~dropped] == 1).all()
+
+
+# ------------------------------------------------------------------------------------------------------- refinement
+
+
+def test_refinement_starts_as_the_identity() -> None:
+    z = torch.randn(4, 3, D)
+    assert torch.equal(Refinement(D, 16)(z), z)
+    assert not torch.allclose(randomised(Refinement(D, 16))(z), z, atol=1e-2)
+
+
+def contrast(left: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
+    """InfoNCE one way: - log of the share that a row's mate has among all."""
+    shares = (scale * F.cosine_similarity(left[:, None], right[None], dim=2)).softmax(1)
+    return -shares.diagonal().log().mean()
+
+
+@pytest.mark.parametrize("refine_gallery", [False, True])
+@pytest.mark.parametrize("kind", ["cosine", "infonce"])
+def test_refinement_loss_by_hand(refine_gallery: bool, kind: str) -> None:
+    """Nine people, described twice each: row 13 is the second description of person 4."""
+    rough, features, rows = torch.randn(18, 3, D), torch.randn(9, D), torch.tensor([13, 0, 7])
+    refinement = randomised(Refinement(D, 16))
+    loss = diface.refinement_loss(rough, features, 2.5, refine_gallery, kind)
+    found = torch.stack([torch.stack([refinement(z) for z in rough[row]]).mean(0) for row in rows])
+    target = features[[4, 0, 7]]
+    mate = refinement(target) if refine_gallery else target
+    same, cosine = torch.ones(3), nn.CosineEmbeddingLoss()
+    genuine, impostor = cosine(found, mate, same), cosine(found, mate[[2, 0, 1]], -same)
+    contrasted = (contrast(found, mate, 16) + contrast(mate, found, 16)) / 2
+    compared = {"cosine": genuine + impostor, "infonce": contrasted}[kind]
+    expected = compared + 2.5 * ((found - target) ** 2).mean()
+    torch.testing.assert_close(loss(refinement, rows, torch.Generator(), 0), expected)
+    assert impostor > 0
+
+
+def test_dual_encoder_learns_by_contrast() -> None:
+    network, tokens, features = randomised(diface.DualEncoder(2 * A, D, 16, 1)), said_tokens(6), torch.randn(6, D)
+    words, images, scale = network.words(tokens), network.images(features), network.log_scale.exp()
+    expected = (contrast(words, images, scale) + contrast(images, words, scale)) / 2
+    torch.testing.assert_close(network(tokens, features), expected)
+
+
+def test_half_precision_estimates_are_trained_on_as_they_are() -> None:
+    rough, features = torch.randn(4, 2, D).half(), torch.randn(4, D)
+    refinement, rows = randomised(Refinement(D, 16)), torch.arange(4)
+    whole, half = (diface.refinement_loss(x, features, 1.0, False) for x in (rough.float(), rough))
+    assert torch.equal(*(loss(refinement, rows, torch.Generator(), 0) for loss in (whole, half)))
+
+
+# -------------------------------------------------------------------------------------------------------- the model
+
+
+def test_features_are_the_mean_direction_of_refined_estimates(untrained: Model) -> None:
+    tokens, settings = said_tokens(5), untrained.settings
+    rough = diface.rough_estimates(untrained.denoiser, tokens, settings.sampling_steps, 3, seed=4)
+    for refinement in (untrained.refinement, None):
+        found = replace(untrained, refinement=refinement).features(tokens, seed=4)
+        refined = [rough[:, k] if refinement is None else refinement(rough[:, k]) for k in range(3)]
+        torch.testing.assert_close(found, F.normalize(sum(refined), dim=1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
+
+
+def test_the_gallery_is_refined_when_asked(untrained: Model) -> None:
+    embeddings = crowd(3).embeddings
+    assert np.array_equal(untrained.gallery(embeddings), embeddings)
+    refining = replace(untrained, settings=replace(untrained.settings, refine_gallery=True))
+    refined = refining.gallery(embeddings)
+    expected = F.normalize(untrained.refinement(torch.from_numpy(embeddings) * D**0.5), dim=1)
+    np.testing.assert_allclose(refined, expected.detach(), atol=1e-5)
+    assert refined.dtype == np.float32 and np.abs(refined - embeddings).max() > 0.01
+    rough_only = replace(refining, refinement=None)
+    np.testing.assert_allclose(rough_only.gallery(embeddings), embeddings, atol=1e-6)
+
+
+@pytest.mark.parametrize("refine_gallery", [False, True])
+def test_scores_are_cosines_of_features_and_gallery(untrained: Model, refine_gallery: bool) -> None:
+    model = replace(untrained, settings=replace(untrained.settings, refine_gallery=refine_gallery))
+    faces, said = crowd(4), anything(12)
+    scores = everything(model.match(said, faces, seed=6))
+    tokens = Tokeniser(NAMES, "attributes")(said, np.random.default_rng(6))
+    expected = model.features(tokens, seed=6).numpy() @ model.gallery(faces.embeddings).T
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    assert np.array_equal(everything(model.match(said, faces, seed=6)), scores)
+    assert not np.allclose(everything(model.match(said, faces, seed=7)), scores, atol=1e-3)
+
+
+@pytest.mark.parametrize("tokens", ["attributes", "words"])
+def test_free_text_needs_a_model_of_statements(untrained: Model, tokens: str) -> None:
+    model = replace(untrained, settings=replace(untrained.settings, tokens=tokens))
+    with pytest.raises(ValueError, match=f"tokens: free text needs a model trained on 'clauses', got '{tokens}'"):
+        model.read(["a man with glasses"])
+
+
+def test_features_are_scaled_to_unit_variance() -> None:
+    unit = F.normalize(torch.randn(2000, 32), dim=1).numpy()
+    features = diface.scaled(unit)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose((features**2).mean(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(features.std(0), 1, atol=0.1)
+
+
+# -------------------------------------------------------------------------------------------------------- baselines
+
+AGREE = torch.eye(A).repeat_interleave(2, 0) * torch.tensor([-1.0, 1]).repeat(A)[:, None]  # one-hot -> -1, 0, +1
+
+
+class Read(nn.Module):
+    """What was said as a vector of -1, 0, +1: the best that regression can do where nothing else is known."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.sum(1) @ AGREE
+
+
+def agreement(said: np.ndarray, faces: Faces) -> np.ndarray:
+    """Cosine of what was said, as -1, 0 and +1, with the attributes, as -1 and +1."""
+    words, signs = np.choose(said + 1, (0, -1, 1)), np.where(faces.attributes, 1, -1)
+    return words @ signs.T / np.sqrt((words**2).sum(1, keepdims=True) * A)
+
+
+@pytest.mark.parametrize(
+    "matcher", [diface.Regression(Read(), "attributes"), diface.Contrastive(Read(), nn.Identity(), "attributes")]
+)
+def test_regression_and_dual_encoder_compare_by_cosine(matcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, said = crowd(5), anything(16)[:-1]
+    scores = everything(matcher.match(said, faces, seed=0))
+    np.testing.assert_allclose(scores, agreement(said, faces), atol=1e-6)
+    monkeypatch.setattr(diface, "CHUNK", 4)
+    np.testing.assert_allclose(everything(matcher.match(said, faces, seed=0)), scores, atol=1e-6)
+
+
+class Sure(nn.Module):
+    """Attributes of a feature of ``crowd``, as logits."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return 60 * features
+
+
+def test_sure_attributes_are_scored_by_likelihood() -> None:
+    """log P(said | attributes) - sum over attributes of log P(said of it), by the share of people who have it; read off
+    features or off pixels."""
+    faces, known, said, describer = crowd(5), crowd(50, seed=1), anything(15), Describer(0.1, 0.6, 0.2)
+    prior, persistence = known.attributes.mean(0), known.persistence
+    absent, present = np.exp(describer.log_evidence(np.repeat([[False], [True]], A, 1), persistence))
+    anyone = np.log((1 - prior.repeat(3)) * absent + prior.repeat(3) * present)
+    expected = (
+        describer.log_likelihood(said, faces.attributes, persistence) - (captions.one_hot(said) @ anyone)[:, None]
+    )
+    features, pixels = Classifier(Sure(), prior, persistence, describer), Seen(1.0 * faces.attributes, known, describer)
+    for matcher in (features, pixels):
+        np.testing.assert_allclose(everything(matcher.match(said, faces, seed=0)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("hard", [False, True])
+def test_bayes_is_the_likelihood_ratio(elsewhere: bool, hard: bool) -> None:
+    faces, known, describer = crowd(6), crowd(300, 1, seed=1), Describer(0.1, 0.6, 0.2)
+    said = diface.captions_of(faces, describer, 0)
+    persistence = known.persistence if elsewhere else None
+    own, others = (describer.log_likelihood(said, x.attributes, persistence) for x in (faces, known))
+    meant = faces.groups[:, None] == known.groups if hard else np.ones_like(others, bool)
+    anyone = np.log((np.exp(others) * meant).sum(1) / meant.sum(1))
+    scores = everything(Bayes(describer, known, elsewhere, hard).match(said, faces, seed=0))
+    np.testing.assert_allclose(scores, own - anyone[:, None], atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------ faces
+
+
+def test_groups_are_gender_and_age_band() -> None:
+    names = ("Young", "Smiling", "Male", "Senior")
+    attributes = np.array([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 1, 1]], bool)
+    groups = People(attributes, attributes, names).groups
+    assert groups.tolist() == [0, 0, 1, 2, 4, 5]
+
+
+def test_persistence_is_counted_from_here_to_elsewhere() -> None:
+    here, there = np.array([[1, 1], [0, 1], [0, 0], [0, 0]], bool), np.array([[1, 1], [1, 1], [0, 0], [0, 0]], bool)
+    table = People(here, there, ("Smiling", "Male")).persistence
+    np.testing.assert_allclose(table, [[1.5 / 4, 1.5 / 2], [0, 1]])  # half a pair added; what never differs is sure
+
+
+def differing(faces: People) -> np.ndarray:
+    return (faces.attributes != faces.elsewhere).any(0)
+
+
+def test_faces_are_those_of_the_role(smoke: Profile, smoke_store: Store) -> None:
+    faces, faceset = diface.load_faces(smoke, smoke_store, "gallery"), rendered.load(smoke, "gallery", smoke_store)
+    recogniser = recognition.load_recogniser(smoke, smoke_store, "encoder")
+    np.testing.assert_allclose(faces.embeddings, embed_faceset(recogniser, faceset), atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(faces.embeddings, axis=1), 1, atol=1e-6)
+    assert np.array_equal(faces.identity, faceset.identity)
+    assert np.array_equal(faces.attributes, faceset.table[list(faces.names)]) and set(faces.names) == set(NAMES)
+
+
+def test_elsewhere_is_a_photograph_that_was_not_rendered(smoke: Profile, smoke_store: Store) -> None:
+    faces, views = diface.load_faces(smoke, smoke_store, "gallery"), smoke.rendered.roles["gallery"].views
+    pairs = [(i, k + views) for i, k in rendered.role_pairs(rendered.recipe(smoke, "gallery").config)]
+    drawn = rendered.attributes(pairs, smoke_store.get(rendered.head_recipe()), smoke.rendered.world_seed)
+    assert np.array_equal(faces.elsewhere, drawn[list(faces.names)])
+    assert differing(faces).any() and not (differing(faces) & ~np.isin(faces.names, np.array(NAMES)[OF_THE_VIEW])).any()
+
+
+def test_fewer_people_are_the_first(smoke: Profile, smoke_store: Store) -> None:
+    some, all_of_them = (diface.load_faces(smoke, smoke_store, "val", people=n) for n in (2, None))
+    assert len(some) == 2 * smoke.rendered.roles["val"].views < len(all_of_them)
+    assert np.array_equal(some.identity, all_of_them.identity[: len(some)])
+    assert np.array_equal(some.attributes, all_of_them.attributes[: len(some)])
+
+
+def test_dlib_embeds_too(smoke: Profile, smoke_store: Store) -> None:
+    faces, faceset = diface.load_faces(smoke, smoke_store, "val", "dlib", 1), rendered.load(smoke, "val", smoke_store)
+    recogniser = load_dlib(smoke, smoke_store)
+    expected = embed_faceset(recogniser, faceset.select(np.arange(len(faces))))
+    np.testing.assert_allclose(faces.embeddings, expected, atol=1e-3)
+
+
+def test_encoders_see_other_people(smoke: Profile) -> None:
+    stages = [u.stage for u in diface.faces_recipe(smoke, "generator").upstream]
+    assert stages == ["rendered.generator", "recognition.encoder", "rendered.head"]
+    assert [u.stage for u in recognition.recipe(smoke, "encoder").upstream] == ["rendered.encoder", "rendered.val"]
+    keys = {diface.faces_recipe(smoke, "val", e).key for e in ("encoder", "reference", "dlib")}
+    assert len(keys) == 3
+
+
+def test_population_is_the_generator_people(smoke: Profile, smoke_store: Store) -> None:
+    known, table = diface.load_population(smoke, smoke_store), rendered.load(smoke, "generator", smoke_store).table
+    assert list(known.names) == rendered.attribute_names(table)
+    assert np.array_equal(known.attributes, table[list(known.names)])
+    assert np.array_equal(known.elsewhere, diface.load_faces(smoke, smoke_store, "generator").elsewhere)
+
+
+def test_population_is_as_large_as_it_says(
+    smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(diface, "POPULATION", 5)
+    recipe = diface.population_recipe(smoke)
+    recipe.make(tmp_path, tuple(smoke_store.get(u) for u in recipe.upstream))
+    table = rendered.load(smoke, "generator", smoke_store).table
+    assert recipe.config["people"] == 5
+    assert np.array_equal(diface._read_population(tmp_path).attributes, table[rendered.attribute_names(table)][:5])
+
+
+# -------------------------------------------------------------------------------------------------------- protocols
+
+
+@dataclass
+class Known:
+    """Whoever knows something of faces, as vectors (N, D): captions and images are compared by it."""
+
+    vectors: Any
+
+    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+        vectors = self.vectors(faces)
+        return Match(vectors, vectors, np.zeros(len(said)))
+
+
+@pytest.fixture
+def verified(smoke: Profile) -> Any:
+    """verified(matcher, protocol, hard): on crowds of 60 (validation) and 100 people, 1,000 pairs in 2 sets."""
+    evaluation = replace(smoke.evaluation, pairs=1000, pair_sets=2)
+    val, test, describer = crowd(60, seed=1), crowd(100, seed=2), Describer(0.05, 0.6, 0.1)
+
+    def verify(matcher: Any, **options: Any) -> Any:
+        found = [diface.matches(matcher, f, describer, range(n)) for f, n in ((val, 1), (test, 2))]
+        return diface.verification(*found, (val, test), evaluation, **options)
+
+    return verify
+
+
+def test_who_knows_the_attributes_verifies_and_who_guesses_does_not(verified: Any) -> None:
+    sure = verified(Bayes(Describer(0.05, 0.6, 0.1), crowd(500, 1, seed=3)))
+    assert sure.accuracy.value > 0.95 and len(sure.sets) == 2 and sure.accuracy.n == 2000
+    rng = np.random.default_rng(0)
+    guess = verified(Known(lambda faces: rng.normal(size=(len(faces), 100))))
+    assert guess.accuracy.value == pytest.approx(0.5, abs=0.04)
+    assert guess.accuracy.low < 0.5 < guess.accuracy.high
+
+
+def test_the_caption_is_of_another_photograph_or_of_the_same(verified: Any) -> None:
+    """Who recognises nothing but the photograph itself has nothing to hold on to in another one."""
+    photograph = Known(lambda faces: np.eye(len(faces)))
+    assert verified(photograph, protocol="same").accuracy.value == 1
+    assert verified(photograph, protocol="other").accuracy.value == 0.5
+
+
+def test_hard_negatives_share_gender_and_age_band(verified: Any) -> None:
+    band = Known(lambda faces: np.eye(8)[faces.groups])
+    assert verified(band, hard=True).accuracy.value == 0.5
+    assert verified(band).accuracy.value > 0.85
+
+
+def test_the_threshold_is_that_of_validation(smoke: Profile) -> None:
+    """Scores of 0 and 1 there, and of 0 and 0.1 here: no test pair reaches what was fixed."""
+    faces = crowd(20)
+    people = np.eye(20)[faces.identity]
+    val, test = (Match(people * scale, people, np.zeros(60)) for scale in (1, 0.1))
+    evaluation = replace(smoke.evaluation, pairs=400, pair_sets=1)
+    found = diface.verification([val], [test], (faces, faces), evaluation)
+    assert found.accuracy.value == 0.5 and found.auc.value == 1 and 0 < found.threshold <= 1
+    assert diface.verification([val], [val], (faces, faces), evaluation).accuracy.value == 1
+
+
+def test_each_set_has_captions_and_pairs_of_its_own(smoke: Profile) -> None:
+    faces, describer = crowd(10), Describer(0.1, 0.5, 0.3)
+    asked = []
+
+    class Asked:
+        def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+            asked.append((said, seed, unseen))
+            return cosine_match(faces.embeddings, faces.embeddings)
+
+    found = diface.matches(Asked(), faces, describer, range(3), unseen=True)
+    assert [(seed, unseen) for _, seed, unseen in asked] == [(0, True), (1, True), (2, True)]
+    assert all(np.array_equal(said, diface.captions_of(faces, describer, s)) for said, s, _ in asked)
+    evaluation = replace(smoke.evaluation, pairs=60, pair_sets=3)
+    sets = diface.verification(found[:1], found, (faces, faces), evaluation).sets
+    by_hand = []
+    for seed in range(3):
+        pairs = draw_pairs(faces.identity, seed, 60)
+        scores = found[seed].pairs(pairs.caption, pairs.image)
+        threshold = diface.verification(found[:1], found, (faces, faces), evaluation).threshold
+        by_hand.append(((scores >= threshold) == pairs.same).mean())
+    np.testing.assert_allclose(sets, by_hand)
+
+
+def test_captions_depend_on_faces_and_seed_only() -> None:
+    faces, describer = crowd(10), Describer(0.1, 0.5, 0.3)
+    said = diface.captions_of(faces, describer, 3)
+    np.random.default_rng(0).random()
+    assert np.array_equal(diface.captions_of(faces, describer, 3), said)
+    assert not np.array_equal(diface.captions_of(faces, describer, 4), said)
+    assert np.array_equal(diface.captions_of(faces, CANDID, 3), faces.attributes)
+
+
+# ---------------------------------------------------------------------------------------------------------- recipes
+
+OTHER: dict[str, Any] = {  # another value for every setting
+    "encoder": "reference", "tokens": "attributes", "people": 24, "error": 0.1, "say_yes": 0.5, "say_no": 0.2,
+    "denoiser": "unet", "width": 64, "depth": 2, "token_drop": 0.2, "schedule": "cosine", "timesteps": 40, "ema": 0.8,
+    "steps": 11, "batch": 8, "lr": 2e-3, "weight_decay": 0.1, "pixel_steps": 6, "refine_people": 24,
+    "refine_captions": 2, "refine_width": 64, "refine_loss": "infonce", "refine_steps": 6, "l2": 2.0,
+    "refine_gallery": True, "sampling_steps": 3, "samples": 3, "guidance": 2.0, "seed": 8,
+}  # fmt: skip
+OF_REFINEMENT = {name for name in OTHER if name.startswith("refine_")} | {"l2", "sampling_steps", "samples", "guidance"}
+OF_DENOISER = {"denoiser", "token_drop", "schedule", "timesteps"}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(DiFace)])
+def test_keys_change_with_what_matters_and_with_nothing_else(smoke: Profile, name: str) -> None:
+    changed = replace(smoke.diface, **{name: OTHER[name]})
+    other = replace(smoke, diface=changed)
+
+    def moves(before: Recipe, after: Recipe) -> bool:
+        return before.key != after.key
+
+    denoiser, refinement = (
+        [build(smoke, section) for section in (smoke.diface, changed)]
+        for build in (diface.denoiser_recipe, diface.refinement_recipe)
+    )
+    assert moves(*refinement) == (name != "pixel_steps")
+    assert moves(*denoiser) == (name not in OF_REFINEMENT | {"pixel_steps"})
+    for kind in ("regression", "contrastive", "classifier"):
+        baseline = [diface.baseline_recipe(profile, kind) for profile in (smoke, other)]
+        assert moves(*baseline) == (name not in OF_REFINEMENT | OF_DENOISER | {"pixel_steps"})
+    assert moves(diface.pixels_recipe(smoke), diface.pixels_recipe(other)) == (name == "pixel_steps")
+    assert not moves(diface.population_recipe(smoke), diface.population_recipe(other))
+
+
+def test_how_much_is_measured_changes_no_network(smoke: Profile) -> None:
+    more = replace(smoke, evaluation=replace(smoke.evaluation, pairs=60))
+    assert [r.key for r in diface.recipes(smoke)] == [r.key for r in diface.recipes(more)]
+    assert diface.study_recipe(smoke, "refinement.trained").key != diface.study_recipe(more, "refinement.trained").key
+    assert len({r.key for r in diface.recipes(smoke)}) == len(diface.recipes(smoke))
+
+
+def test_unknown_baselines_are_refused(smoke: Profile, smoke_store: Store) -> None:
+    for call in (lambda: diface.baseline_recipe(smoke, "gan"), lambda: diface.load_baseline(smoke, smoke_store, "gan")):
+        with pytest.raises(ValueError, match="kind: expected one of regression, contrastive, classifier, got 'gan'"):
+            call()
+
+
+# ------------------------------------------------------------------------------------------------- the smoke profile
+
+
+@pytest.fixture(scope="module")
+def gallery(smoke: Profile, smoke_store: Store) -> Faces:
+    return diface.load_faces(smoke, smoke_store, "gallery")
+
+
+@pytest.fixture(scope="module")
+def model(smoke: Profile, smoke_store: Store) -> Model:
+    return diface.load(smoke, smoke_store)
+
+
+def test_files_describe_themselves(smoke: Profile, smoke_store: Store) -> None:
+    section = smoke.diface
+    for recipe, steps in (
+        (diface.denoiser_recipe(smoke, section), section.steps),
+        (diface.refinement_recipe(smoke, section), section.refine_steps),
+        (diface.baseline_recipe(smoke, "classifier"), section.steps),
+    ):
+        facts = read_model(smoke_store.get(recipe) / diface.MODEL)[1]
+        assert facts["step"] == steps and facts["dim"] == smoke.encoder.embedding
+        assert {"metrics", "code_version"} <= set(facts)
+        assert not list(smoke_store.get(recipe).glob("checkpoint*"))
+
+
+def test_reading_is_by_statements_in_any_order(model: Model) -> None:
+    texts = ["An elderly man: a full beard and no glasses.", "A lady with red hair"]
+    found = model.read(texts, seed=2)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert np.array_equal(found, model.features(diface.text_encoder().tokens(texts), 2).numpy())
+    again = model.read(["a man: no glasses, a full beard and elderly", texts[1]], seed=2)
+    np.testing.assert_allclose(again, found, atol=1e-4)
+    assert not np.allclose(model.read(texts, seed=3), found, atol=1e-3)
+
+
+def test_a_model_without_refinement_has_the_same_denoiser(smoke: Profile, smoke_store: Store, model: Model) -> None:
+    rough = diface.load(smoke, smoke_store, refined=False)
+    assert rough.refinement is None and not rough.denoiser.training
+    weights = model.denoiser.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in rough.denoiser.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["regression", "contrastive", "classifier"])
+def test_trained_baselines_score_every_face(smoke: Profile, smoke_store: Store, gallery: Faces, kind: str) -> None:
+    matcher, said = diface.load_baseline(smoke, smoke_store, kind), diface.captions_of(gallery, CANDID, 0)
+    scores = everything(matcher.match(said, gallery, seed=0))
+    assert scores.shape == (len(gallery), len(gallery)) and scores.std() > 0
+    assert np.array_equal(everything(matcher.match(said, gallery, seed=0)), scores)
+    paraphrased = everything(matcher.match(said, gallery, seed=0, unseen=True))
+    assert np.array_equal(paraphrased, scores) == (kind == "classifier")  # which reads no text
+
+
+def test_the_unet_of_the_paper_trains_and_answers(smoke: Profile, smoke_store: Store) -> None:
+    section = replace(smoke.diface, denoiser="unet", steps=2)
+    found = diface.load(smoke, smoke_store, section, refined=False).read(["a smile", "A man: bald and elderly."])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("role", ["val", "gallery"])
+def test_attributes_read_off_pixels_are_probabilities_of_each_photograph(
+    smoke: Profile, smoke_store: Store, role: str
+) -> None:
+    faces, seen = diface.load_faces(smoke, smoke_store, role), diface.load_pixels(smoke, smoke_store, role)
+    assert seen.present.shape == faces.attributes.shape and seen.population.names == faces.names
+    assert 0 <= seen.present.min() < seen.present.max() <= 1 and (seen.present.std(0) > 0).any()
+    scores = everything(seen.match(diface.captions_of(faces, CANDID, 0), faces, seed=0))
+    assert scores.shape == (len(faces), len(faces)) and np.ptp(scores) > 0
+
+
+# ------------------------------------------------------------------------------------------------------------ study
+
+LINES = (
+    "refinement.trained", "refinement.none", "steps.5", "rough.guidance.3", "tokens.words", "mentions.0.1.ours",
+    "encoder.reference", "mentions.1.contrastive", "errors.0.4.bayes", "paraphrase.unseen.regression",
+    "paraphrase.seen.classifier",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_of_the_study_is_measured(smoke: Profile, smoke_store: Store, name: str) -> None:
+    numbers = json.loads((smoke_store.get(diface.study_recipe(smoke, name)) / diface.RESULT).read_text())
+    assert numbers["n"] == smoke.evaluation.pairs * numbers["sets"]
+    for kind in ("random", "hard"):
+        for measure in ("accuracy", "eer", "auc"):
+            value, low, high = (numbers[f"{kind}_{measure}{end}"] for end in ("", "_low", "_high"))
+            assert 0 <= low <= high <= 1 and 0 <= value <= 1
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_lines_are_what_their_parts_give(
+    smoke: Profile, smoke_store: Store, gallery: Faces, model: Model, hard: bool
+) -> None:
+    told = diface.describer_of(smoke.diface)
+    erring = replace(told, error=0.4)
+    parts = {
+        "refinement.trained": (model, told, False),
+        "errors.0.4.bayes": (Bayes(erring, diface.load_population(smoke, smoke_store), hard=hard), erring, False),
+        "paraphrase.unseen.regression": (diface.load_baseline(smoke, smoke_store, "regression"), told, True),
+        "paraphrase.seen.ours": (diface.load(smoke, smoke_store, diface.ours(smoke.diface)), told, False),
+    }
+    faces = diface.load_faces(smoke, smoke_store, "val"), gallery
+    for name, (matcher, describer, unseen) in parts.items():
+        line = diface.load_study(smoke, smoke_store, name).loc[name]
+        asked = zip(faces, (1, int(line["sets"])), strict=True)
+        found = [diface.matches(matcher, f, describer, range(n), unseen) for f, n in asked]
+        verified = diface.verification(*found, faces, smoke.evaluation, hard=hard)
+        for measure in ("accuracy", "eer", "auc"):
+            estimate, column = getattr(verified, measure), f"{'hard' if hard else 'random'}_{measure}"
+            assert (line[column], line[f"{column}_low"]) == (estimate.value, estimate.low)
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_lines_of_a_study_differ_in_what_is_varied_only(name: str) -> None:
+    rows, first = diface.study(profiles.load(name)), {}
+    varied = {
+        "steps": {"sampling_steps"}, "mentions": {"say_yes"}, "errors": {"error"},
+        "denoiser": {"denoiser", "width", "depth"},
+    }  # fmt: skip
+    for line, row in rows.items():
+        topic = line.removeprefix("rough.").split(".")[0]
+        other = first.setdefault((topic, row.method), row)
+        parts = ((row.section, other.section), (row.told, other.told))
+        changed = {f.name for x, y in parts for f in fields(x) if getattr(x, f.name) != getattr(y, f.name)}
+        assert changed <= varied.get(topic, {topic}), line
+        assert row.refined == (not line.startswith("rough.") and line != "refinement.none")
+        assert row.unseen == line.startswith("paraphrase.unseen.")
+    assert set(LINES) <= set(rows) and {row.method for row in rows.values()} == set(diface.METHODS)
+
+
+def test_rough_lines_are_the_others_without_refinement(smoke: Profile) -> None:
+    rows = diface.study(smoke)
+    rough = {name.removeprefix("rough."): row for name, row in rows.items() if name.startswith("rough.")}
+    assert rough and all(rows[name] == replace(row, refined=True) for name, row in rough.items())
+
+
+def test_every_line_is_made_once(smoke: Profile) -> None:
+    keys = [r.key for r in diface.study_recipes(smoke)]
+    assert len(keys) == len(set(keys)) < len(diface.study(smoke))
+    as_it_is = {"refinement.trained", "refine_gallery.no", "paraphrase.seen.diface", f"l2.{smoke.diface.l2:g}"}
+    assert {diface.study_recipe(smoke, name).key for name in as_it_is} == {keys[0]}
+    assert {diface.study_recipe(smoke, name).key for name in LINES} <= set(keys)
+
+
+def test_lines_need_only_the_networks_they_use(smoke: Profile) -> None:
+    def networks(name: str) -> list[str]:
+        stages = [u.stage.removeprefix("diface.") for u in diface.study_recipe(smoke, name).upstream]
+        return [s for s in stages if not s.startswith(("faces", "population"))]
+
+    assert networks("refinement.trained") == ["denoiser", "refinement"]
+    assert networks("refinement.none") == networks("rough.steps.1") == ["denoiser"]
+    assert networks("mentions.1.ours") == ["denoiser", "refinement"]
+    assert networks("errors.0.bayes") == []
+    assert networks("paraphrase.seen.contrastive") == ["contrastive"]
