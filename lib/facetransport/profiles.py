@@ -200,12 +200,21 @@ class DiFace:
     def __post_init__(self) -> None:
         positive(self, "people", "width", "depth", "timesteps", "steps", "batch", "lr", "refine_width", "refine_steps")
         positive(self, "refine_people", "refine_captions", "pixel_steps", "sampling_steps", "samples")
+        for name in ("error", "say_yes", "say_no"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name}: expected a probability in 0..1, got {value}")
+        require(self.l2 >= 0, f"l2: expected at least 0, got {self.l2}")
+        require(
+            self.denoiser != "unet" or self.width % 32 == 0, f"width: unet takes a multiple of 32, got {self.width}"
+        )
         require(0 <= self.token_drop < 1, f"token_drop: expected within [0, 1), got {self.token_drop}")
         require(0 <= self.ema < 1, f"ema: expected within [0, 1), got {self.ema}")
         require(0 <= self.guidance < 100, f"guidance: expected from 0 to below 100 (1 is none), got {self.guidance}")
         most, steps = self.timesteps, self.sampling_steps
         require(steps <= most, f"sampling_steps: expected at most timesteps {most}, got {steps}")
-        require(self.guidance == 1 or self.token_drop > 0, "guidance: above 1 needs token_drop above 0")
+        require(
+            self.guidance == 1 or self.token_drop > 0, f"guidance: {self.guidance} needs token_drop above 0, or take 1"
+        )
 
 
 @dataclass(frozen=True)
@@ -279,7 +288,10 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         positive(self, "verification_identities", "identities", "samples_per_identity", "bootstrap", "pair_sets")
-        positive(self, "galleries")
+        require(
+            bool(self.galleries) and min(self.galleries) >= 2,
+            f"galleries: expected sizes of at least 2, got {list(self.galleries)}",
+        )
         require(self.pairs >= 2 and self.pairs % 2 == 0, f"pairs: expected an even number above 0, got {self.pairs}")
         require(self.views >= 2, f"views: expected at least 2 (a genuine pair needs two images), got {self.views}")
         require(self.folds >= 2, f"folds: expected at least 2, got {self.folds}")

@@ -35,7 +35,11 @@ class Schedule:
         return DDPMScheduler(**self._arguments()).alphas_cumprod
 
     def scheduler(self, solver: str, steps: int) -> Any:
-        """diffusers' scheduler of a solver ("ddpm", "ddim", "dpm++"), timesteps set, for noise predictions."""
+        """diffusers' scheduler of a solver ("ddpm", "ddim", "dpm++"), timesteps set, for noise predictions.
+
+        For "ddim" choose steps that divide ``timesteps``: diffusers strides by timesteps // steps even where its
+        timesteps lie further apart, and then lands beside the path.
+        """
         if solver not in SOLVERS:
             raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
         most = self.timesteps - (solver == "dpm++")  # at T steps diffusers' DPM-Solver++ meets a timestep twice: NaN

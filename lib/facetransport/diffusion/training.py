@@ -164,6 +164,8 @@ def train(
     plain = accelerator.unwrap_model(model)
     ema = EMA(plain, config.ema)
     start = load_checkpoint(checkpoint, plain, ema, optimizer, config) if checkpoint and checkpoint.is_file() else 0
+    if start == config.steps:  # killed after the last step: there is only the model to hand over
+        yield State(start, math.nan, lr_at(start - 1, config), math.nan, plain, ema.model)
     for step in range(start, config.steps):
         value, norm = _one_step(model, optimizer, loss, n, config, step, accelerator)
         ema.update(plain, step)

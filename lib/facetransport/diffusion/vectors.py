@@ -94,7 +94,7 @@ class MultiLayer(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """h + W2 SiLU(W1 LN(h)); starts as identity."""
+    """h + W2 SiLU(W1 LN(h)); W2 starts at zero."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -132,17 +132,17 @@ class UNetBody(nn.Module):
 
     def __init__(self, config: VectorConfig) -> None:
         super().__init__()
-        self.token_dim = config.token_dim
+        self.token_dim, widths = config.token_dim, (config.width, 2 * config.width, 4 * config.width)
         self.unet = UNet2DConditionModel(
             sample_size=(1, config.dim),
             in_channels=1,
             out_channels=1,
-            block_out_channels=(config.width, 2 * config.width, 4 * config.width),
+            block_out_channels=widths,
             layers_per_block=config.depth,
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=config.token_dim,
-            attention_head_dim=config.width // 2,
+            attention_head_dim=tuple(width // 32 for width in widths),  # heads, in spite of its name
         )
 
     def forward(self, z: Tensor, t: Tensor, tokens: Tensor | None) -> Tensor:

@@ -58,11 +58,11 @@ from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.tensors import compact
 
 MODEL, FACES, RESULT = "model.safetensors", "faces.safetensors", "result.json"
-CHUNK = 1024  # descriptions at a time: bounds memory, changes nothing else
+CHUNK = 1024  # descriptions at a time: bounds memory (and is part of what R's training data are drawn from)
 POPULATION = 10_000  # people: the bound is an average over them
 STUDY_SETS = 2  # of pairs, in ablations
 MOST_STEPS = 10  # that a line of a study trains an R for
-SMALL = 4_000  # people, where encoders are compared: dlib embeds 25 images a second
+SMALL = 2_000  # people, where encoders are compared: dlib embeds 25 images a second
 HARD = ("Male", "Young", "Senior")  # what hard negatives share: gender and age band
 
 
@@ -288,6 +288,8 @@ class Model:
 
     def read(self, descriptions: Sequence[str], seed: int = 0) -> np.ndarray:
         """Free text -> what to look for: float32 (B, d), unit norm. Needs a model of MiniLM's tokens."""
+        if isinstance(descriptions, str) or not len(descriptions):
+            raise ValueError(f"descriptions: expected a list of at least one text, got {descriptions!r}")
         if self.settings.tokens != "clauses":
             raise ValueError(f"tokens: free text needs a model trained on 'clauses', got {self.settings.tokens!r}")
         return self.features(text_encoder().tokens(descriptions), seed).numpy()
@@ -321,7 +323,7 @@ def _prompts(denoiser: VectorDenoiser, tokens: Tensor) -> Tensor:
 
 
 class Refinement(nn.Module):
-    """R: z (..., d) -> z + MLP(z), at first the identity (papers.md 1.3: our default, the paper's is unknown)."""
+    """R: z (..., d) -> z + MLP(z), its last matrix zero at first (a default of ours: papers.md 1.3)."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
@@ -843,14 +845,16 @@ def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
         "refine_steps": min(base.refine_steps, 400),
     }
     several = small | {"sampling_steps": min(5, most), "samples": 8}
-    brief = {"steps": min(base.steps, 1000)}
+    brief = small | {"steps": min(base.steps, 1000)}
     few = brief | {"people": min(base.people, SMALL), "refine_people": min(base.people, SMALL)}
-    unet = {"batch": min(base.batch, 128), "steps": min(base.steps, 600)}
+    slow = {"batch": min(base.batch, 64), "steps": min(base.steps, 300), "refine_people": min(base.people, SMALL)}
+    unet = small | slow
     rows: dict[str, dict[str, Any]] = {
         f"steps.{t}": several | {"sampling_steps": t} for t in (1, 2, 5, 10, 50) if t <= most
     }
-    rows |= {f"samples.{k}": several | {"samples": k} for k in (1, 2, 4, 8, 16)}
-    rows |= {f"guidance.{g:g}": several | {"guidance": g} for g in (1.0, 1.5, 3.0)}
+    rows |= {f"samples.{k}": several | {"samples": k} for k in (1, 2, 4, 8)}
+    scales = (1.0, 2.0) if base.token_drop else (1.0,)
+    rows |= {f"guidance.{g:g}": several | {"guidance": g} for g in scales}
     rows |= {f"l2.{weight:g}": {"l2": weight} for weight in (0.0, 1.0, 10.0)}
     rows |= {f"refine_gallery.{'yes' if on else 'no'}": {"refine_gallery": on} for on in (False, True)}
     rows |= {
