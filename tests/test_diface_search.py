@@ -253,8 +253,9 @@ def smoke_finder(smoke: Profile, smoke_store: Store) -> Finder:
 def test_the_gallery_of_a_profile(smoke_finder: Finder, smoke: Profile, smoke_store: Store) -> None:
     everyone = diface.load_faces(smoke, smoke_store, "gallery")
     role = smoke.rendered.roles["gallery"]
-    people = everyone.embeddings[:: role.views]
-    np.testing.assert_array_equal(smoke_finder.embeddings, enlarged(people, 50, 1, like=everyone.embeddings))
+    compared = diface.load(smoke, smoke_store, diface.ours(smoke.diface)).gallery(everyone.embeddings)
+    people = compared[:: role.views]
+    np.testing.assert_array_equal(smoke_finder.embeddings, enlarged(people, 50, 1, like=compared))
     whose = smoke_finder.gallery.labels
     assert whose.tolist() == [*everyone.identity[:: role.views], *[DISTRACTOR] * (50 - role.identities)]
     query = smoke_finder.model.read(["a bald man"], seed=2)[0]
@@ -276,7 +277,7 @@ def test_descriptions_are_compared_with_what_the_model_makes_of_faces(
     smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refining = SimpleNamespace(gallery=lambda embeddings: -embeddings)
-    monkeypatch.setattr(diface, "load", lambda profile, store: refining)
+    monkeypatch.setattr(diface, "load", lambda profile, store, section: refining)
     finder = diface_search.finder(smoke, smoke_store)
     np.testing.assert_array_equal(finder.embeddings, -finder.faces.embeddings)
 
