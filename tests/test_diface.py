@@ -485,7 +485,7 @@ def differing(faces: People) -> np.ndarray:
 
 def test_faces_are_those_of_the_role(smoke: Profile, smoke_store: Store) -> None:
     faces, faceset = diface.load_faces(smoke, smoke_store, "gallery"), rendered.load(smoke, "gallery", smoke_store)
-    recogniser = recognition.load_recogniser(smoke, smoke_store, "encoder")
+    recogniser = recognition.load_reference(smoke, smoke_store)
     np.testing.assert_allclose(faces.embeddings, embed_faceset(recogniser, faceset), atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(faces.embeddings, axis=1), 1, atol=1e-6)
     assert np.array_equal(faces.identity, faceset.identity)
@@ -516,10 +516,10 @@ def test_dlib_embeds_too(smoke: Profile, smoke_store: Store) -> None:
 
 def test_encoders_see_other_people(smoke: Profile) -> None:
     stages = [u.stage for u in diface.faces_recipe(smoke, "generator").upstream]
-    assert stages == ["rendered.generator", "recognition.encoder", "rendered.head"]
-    assert [u.stage for u in recognition.recipe(smoke, "encoder").upstream] == ["rendered.encoder", "rendered.val"]
-    keys = {diface.faces_recipe(smoke, "val", e).key for e in ("encoder", "reference", "dlib")}
-    assert len(keys) == 3
+    assert stages == ["rendered.generator", "recognition.reference", "rendered.head"]
+    assert [u.stage for u in recognition.recipe(smoke).upstream] == ["rendered.encoder", "rendered.val"]
+    keys = {diface.faces_recipe(smoke, "val", e).key for e in ("reference", "dlib")}
+    assert len(keys) == 2
 
 
 def test_population_is_the_generator_people(smoke: Profile, smoke_store: Store) -> None:
@@ -634,7 +634,7 @@ def test_captions_depend_on_faces_and_seed_only() -> None:
 # ---------------------------------------------------------------------------------------------------------- recipes
 
 OTHER: dict[str, Any] = {  # another value for every setting
-    "encoder": "reference", "tokens": "attributes", "people": 24, "error": 0.1, "say_yes": 0.5, "say_no": 0.2,
+    "encoder": "dlib", "tokens": "attributes", "people": 24, "error": 0.1, "say_yes": 0.5, "say_no": 0.2,
     "denoiser": "unet", "width": 64, "depth": 2, "token_drop": 0.2, "schedule": "cosine", "timesteps": 40, "ema": 0.8,
     "steps": 11, "batch": 8, "lr": 2e-3, "weight_decay": 0.1, "pixel_steps": 6, "refine_people": 24,
     "refine_captions": 2, "refine_width": 64, "refine_loss": "infonce", "refine_steps": 6, "l2": 2.0,
@@ -699,7 +699,7 @@ def test_files_describe_themselves(smoke: Profile, smoke_store: Store) -> None:
         (diface.baseline_recipe(smoke, "classifier"), section.steps),
     ):
         facts = read_model(smoke_store.get(recipe) / diface.MODEL)[1]
-        assert facts["step"] == steps and facts["dim"] == smoke.encoder.embedding
+        assert facts["step"] == steps and facts["dim"] == smoke.reference.embedding
         assert {"metrics", "code_version"} <= set(facts)
         assert not list(smoke_store.get(recipe).glob("checkpoint*"))
 

@@ -86,7 +86,7 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
         ({"diface.token_drop": 1.0}, r"diface\.token_drop: expected within \[0, 1\), got 1\.0"),
         ({"diface.samples": 0}, r"diface\.samples: expected above 0, got 0"),
         ({"diface.tokens": "letters"}, r"diface\.tokens: expected one of clauses, words, attributes; got 'letters'"),
-        ({"diface.encoder": "judge"}, r"diface\.encoder: expected one of encoder, reference, dlib; got 'judge'"),
+        ({"diface.encoder": "judge"}, r"diface\.encoder: expected one of reference, dlib; got 'judge'"),
         (
             {"evaluation.galleries": [4, 13]},
             r"evaluation\.galleries: expected at most rendered\.roles\.gallery\.identities 12, got 13",

@@ -225,7 +225,7 @@ def test_artefact_of_a_profile(smoke, smoke_store):
     assert int(last["step"]) == smoke.reference.steps and 0 <= float(last["val_accuracy"]) <= 1
     assert math.isfinite(float(last["loss"]))
     assert training.recipe(smoke, "judge").key != training.recipe(smoke, "reference").key
-    with pytest.raises(ValueError, match="one of reference, judge, encoder, got .other"):
+    with pytest.raises(ValueError, match="one of reference, judge, got .other"):
         training.recipe(smoke, "other")
 
 

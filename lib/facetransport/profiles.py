@@ -53,7 +53,7 @@ class Role:
 @dataclass(frozen=True)
 class Rendered:
     """Rendered people: ``generator`` plays FFHQ, ``train`` CelebA/CASIA, ``authentic`` the set that synthetic
-    ones of its size are held against, ``encoder`` more people for DiFace's recogniser, ``gallery`` those that
+    ones of its size are held against, ``encoder`` more people for the reference recogniser, ``gallery`` those that
     descriptions are searched among; all roles share no identity."""
 
     world_seed: int
@@ -167,7 +167,7 @@ class IDiffFace:
 class DiFace:
     """Recognition from words: how descriptions are made, D and R trained, features drawn."""
 
-    encoder: Literal["encoder", "reference", "dlib"]  # E
+    encoder: Literal["reference", "dlib"]  # E
     tokens: Literal["clauses", "words", "attributes"]  # tau
     people: int  # of the ``generator`` role
     error: float  # of the describer: wrong about an attribute ...
@@ -309,7 +309,6 @@ class Profile:
     rendered: Rendered
     reference: RecogniserTraining
     judge: RecogniserTraining
-    encoder: RecogniserTraining  # DiFace's E
     autoencoder: Autoencoder
     idiff_face: IDiffFace
     idiff_face_variants: dict[str, IDiffFace]  # other networks of the ablations, by name

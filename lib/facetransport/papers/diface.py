@@ -134,7 +134,7 @@ def _make_population(pairs: list[tuple[int, int]], world_seed: int, folder: Path
     save_model(folder / FACES, tensors, names=list(here))
 
 
-def faces_recipe(profile: Profile, role: str, encoder: str = "encoder", people: int | None = None) -> Recipe:
+def faces_recipe(profile: Profile, role: str, encoder: str = "reference", people: int | None = None) -> Recipe:
     """Embeddings and attributes of a role's first ``people``, by default all. encoder: E, as in a profile's section."""
     config = {"people": people or profile.rendered.roles[role].identities, "views": profile.rendered.roles[role].views}
     network = dlib.recipe(profile) if encoder == "dlib" else recognition.recipe(profile, encoder)
@@ -143,7 +143,7 @@ def faces_recipe(profile: Profile, role: str, encoder: str = "encoder", people: 
     return Recipe(f"diface.faces.{role}.{encoder}", config, make, upstream=upstream)
 
 
-def load_faces(profile: Profile, store: Store, role: str, encoder: str = "encoder", people: int | None = None) -> Faces:
+def load_faces(profile: Profile, store: Store, role: str, encoder: str = "reference", people: int | None = None) -> Faces:
     """The faces of a role, embedded now where they were not before."""
     return read_faces(store.get(faces_recipe(profile, role, encoder, people)))
 
@@ -625,8 +625,8 @@ def pixels_recipe(profile: Profile) -> Recipe:
     """
     roles = ("generator", "val", "gallery")
     upstream = tuple(rendered.recipe(profile, role) for role in roles)
-    config = as_config(profile.encoder) | {"steps": profile.diface.pixel_steps}
-    section = replace(profile.encoder, steps=profile.diface.pixel_steps)
+    config = as_config(profile.reference) | {"steps": profile.diface.pixel_steps}
+    section = replace(profile.reference, steps=profile.diface.pixel_steps)
     return Recipe("diface.pixels", config, partial(_make_pixels, section), upstream=upstream)
 
 
@@ -863,7 +863,7 @@ def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
     }
     rows |= {f"tokens.{kind}": brief | {"tokens": kind} for kind in ("clauses", "words", "attributes")}
     rows |= {"denoiser.mlp": unet, "denoiser.unet": unet | {"denoiser": "unet", "width": 32, "depth": 1}}
-    rows |= {f"encoder.{name}": few | {"encoder": name} for name in ("encoder", "reference", "dlib")}
+    rows |= {f"encoder.{name}": few | {"encoder": name} for name in ("reference", "dlib")}
     return rows
 
 

@@ -45,7 +45,7 @@ WARMUP = 0.1  # share of the steps in which the learning rate rises
 CLIP = 5.0  # gradient norm, as IDiff-Face's evaluation
 CHECKPOINT_EVERY = 500  # steps
 VERSION = 1
-NETWORKS = {"reference": "train", "judge": "train", "encoder": "encoder"}  # a network's section and its people
+NETWORKS = {"reference": "encoder", "judge": "train"}  # a network's section and its people
 
 
 @dataclass
