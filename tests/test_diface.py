@@ -1,13 +1,8 @@
-"""DiFace: descriptions as tokens, rough estimates, refinement, baselines, protocols, the smoke model end to end.
-
-Much is checked in a world where all is known (``crowd``): features are the attributes themselves, +1 or -1 by
-component, so that what a matcher has to score is a closed form.
-"""
+"""DiFace: descriptions as tokens, rough estimates, refinement, faces, the smoke model end to end."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport import profiles
-from facetransport.artifacts import Recipe, Store
+from diface_world import (
+    CANDID,
+    NAMES,
+    OF_REFINEMENT,
+    OF_THE_VIEW,
+    OTHER,
+    A,
+    D,
+    anything,
+    contrast,
+    crowd,
+    everything,
+    randomised,
+    said_tokens,
+)
+from facetransport.artifacts import Store
 from facetransport.data import captions, rendered
 from facetransport.data.captions import ABSENT, PRESENT, UNSAID, Describer
 from facetransport.diffusion.schedule import Schedule
@@ -27,50 +36,16 @@ from facetransport.diffusion.training import read_model
 from facetransport.diffusion.transport import ExactDenoiser, Mixture
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
 from facetransport.papers import diface
-from facetransport.papers.diface import Bayes, Classifier, Faces, Model, People, Refinement, Seen, Tokeniser
+from facetransport.papers.diface import Model, People, Refinement, Tokeniser
 from facetransport.profiles import DiFace, Profile
 from facetransport.recognition import training as recognition
-from facetransport.recognition.descriptions import Match, cosine_match, draw_pairs
 from facetransport.recognition.dlib import load_dlib
 from facetransport.recognition.recogniser import embed_faceset
-
-NAMES = tuple(captions.PHRASES)
-OF_THE_VIEW = np.isin(NAMES, ("Eyeglasses", "Smiling", "Mouth_Open", "Eyes_Closed", "Frowning"))
-A, D = len(NAMES), len(NAMES)
-CANDID = Describer(error=0, say_yes=1, say_no=1)  # says everything, and all of it is true
-
-
-def crowd(people: int, views: int = 3, seed: int = 0, share: float = 0.4) -> Faces:
-    """People with independent attributes, and as features the attributes themselves: scaled, +1 and -1."""
-    rng = np.random.default_rng(seed)
-    lasting = np.repeat(rng.random((people, A)) < share, views, 0)
-    here, there = (np.where(OF_THE_VIEW, rng.random(lasting.shape) < 0.3, lasting) for _ in range(2))
-    embeddings = np.where(here, 1, -1).astype(np.float32) / np.float32(A**0.5)
-    return Faces(here, there, NAMES, embeddings, np.arange(people).repeat(views))
-
-
-def everything(match: Match) -> np.ndarray:
-    """Scores of all captions with all images."""
-    return match.block(np.arange(len(match.queries)), np.arange(len(match.gallery)))
 
 
 def statements(tokens: Tensor) -> list[set[bytes]]:
     """The rows of each description, but for padding, as a set."""
     return [{row.numpy().tobytes() for row in rows if row.any()} for rows in tokens]
-
-
-def anything(n: int, seed: int = 0) -> np.ndarray:
-    """said int8 (n, A); nothing in the last row."""
-    said = np.random.default_rng(seed).integers(-1, 2, (n, A)).astype(np.int8)
-    said[-1] = UNSAID
-    return said
-
-
-def randomised(network: nn.Module, std: float = 0.1) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=std, generator=generator)
-    return network.eval()
 
 
 @pytest.fixture
@@ -83,10 +58,6 @@ def section(smoke: Profile) -> DiFace:
 def untrained(section: DiFace) -> Model:
     denoiser = randomised(VectorDenoiser(VectorConfig("mlp", D, 2 * A, 32, 1, Schedule(50))))
     return Model(denoiser, randomised(Refinement(D, 16)), section)
-
-
-def said_tokens(n: int) -> Tensor:
-    return Tokeniser(NAMES, "attributes")(anything(n), np.random.default_rng(0))
 
 
 # ----------------------------------------------------------------------------------------------------------- tokens
@@ -247,6 +218,15 @@ def test_every_step_describes_anew(section: DiFace) -> None:
     assert torch.equal(say(rows, again), first)
 
 
+def test_captions_depend_on_faces_and_seed_only() -> None:
+    faces, describer = crowd(10), Describer(0.1, 0.5, 0.3)
+    said = diface.captions_of(faces, describer, 3)
+    np.random.default_rng(0).random()
+    assert np.array_equal(diface.captions_of(faces, describer, 3), said)
+    assert not np.array_equal(diface.captions_of(faces, describer, 4), said)
+    assert np.array_equal(diface.captions_of(faces, CANDID, 3), faces.attributes)
+
+
 class Witness(nn.Module):
     """Keeps what a loss asked it, and answers noise(z_t, t)."""
 
@@ -308,12 +288,6 @@ def test_a_new_refinement_moves_all_features_alike() -> None:
     assert randomised(Refinement(D, 16))(z).sub(z).flatten(0, 1).std(0).min() > 1e-5
 
 
-def contrast(left: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
-    """InfoNCE one way: - log of the share that a row's mate has among all."""
-    shares = (scale * F.cosine_similarity(left[:, None], right[None], dim=2)).softmax(1)
-    return -shares.diagonal().log().mean()
-
-
 @pytest.mark.parametrize("refine_gallery", [False, True])
 @pytest.mark.parametrize("kind", ["cosine", "infonce"])
 def test_refinement_loss_by_hand(refine_gallery: bool, kind: str) -> None:
@@ -331,13 +305,6 @@ def test_refinement_loss_by_hand(refine_gallery: bool, kind: str) -> None:
     expected = compared + 2.5 * ((found - target) ** 2).mean()
     torch.testing.assert_close(loss(refinement, rows, torch.Generator(), 0), expected)
     assert impostor > 0
-
-
-def test_dual_encoder_learns_by_contrast() -> None:
-    network, tokens, features = randomised(diface.DualEncoder(2 * A, D, 16, 1)), said_tokens(6), torch.randn(6, D)
-    words, images, scale = network.words(tokens), network.images(features), network.log_scale.exp()
-    expected = (contrast(words, images, scale) + contrast(images, words, scale)) / 2
-    torch.testing.assert_close(network(tokens, features), expected)
 
 
 def test_half_precision_estimates_are_trained_on_as_they_are() -> None:
@@ -397,70 +364,6 @@ def test_features_are_scaled_to_unit_variance() -> None:
     assert features.dtype == np.float32
     np.testing.assert_allclose((features**2).mean(1), 1, rtol=1e-5)
     np.testing.assert_allclose(features.std(0), 1, atol=0.1)
-
-
-# -------------------------------------------------------------------------------------------------------- baselines
-
-AGREE = torch.eye(A).repeat_interleave(2, 0) * torch.tensor([-1.0, 1]).repeat(A)[:, None]  # one-hot -> -1, 0, +1
-
-
-class Read(nn.Module):
-    """What was said as a vector of -1, 0, +1: the best that regression can do where nothing else is known."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens.sum(1) @ AGREE
-
-
-def agreement(said: np.ndarray, faces: Faces) -> np.ndarray:
-    """Cosine of what was said, as -1, 0 and +1, with the attributes, as -1 and +1."""
-    words, signs = np.choose(said + 1, (0, -1, 1)), np.where(faces.attributes, 1, -1)
-    return words @ signs.T / np.sqrt((words**2).sum(1, keepdims=True) * A)
-
-
-@pytest.mark.parametrize(
-    "matcher", [diface.Regression(Read(), "attributes"), diface.Contrastive(Read(), nn.Identity(), "attributes")]
-)
-def test_regression_and_dual_encoder_compare_by_cosine(matcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    faces, said = crowd(5), anything(16)[:-1]
-    scores = everything(matcher.match(said, faces, seed=0))
-    np.testing.assert_allclose(scores, agreement(said, faces), atol=1e-6)
-    monkeypatch.setattr(diface, "CHUNK", 4)
-    np.testing.assert_allclose(everything(matcher.match(said, faces, seed=0)), scores, atol=1e-6)
-
-
-class Sure(nn.Module):
-    """Attributes of a feature of ``crowd``, as logits."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return 60 * features
-
-
-def test_sure_attributes_are_scored_by_likelihood() -> None:
-    """log P(said | attributes) - sum over attributes of log P(said of it), by the share of people who have it; read off
-    features or off pixels."""
-    faces, known, said, describer = crowd(5), crowd(50, seed=1), anything(15), Describer(0.1, 0.6, 0.2)
-    prior, persistence = known.attributes.mean(0), known.persistence
-    absent, present = np.exp(describer.log_evidence(np.repeat([[False], [True]], A, 1), persistence))
-    anyone = np.log((1 - prior.repeat(3)) * absent + prior.repeat(3) * present)
-    expected = (
-        describer.log_likelihood(said, faces.attributes, persistence) - (captions.one_hot(said) @ anyone)[:, None]
-    )
-    features, pixels = Classifier(Sure(), prior, persistence, describer), Seen(1.0 * faces.attributes, known, describer)
-    for matcher in (features, pixels):
-        np.testing.assert_allclose(everything(matcher.match(said, faces, seed=0)), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("elsewhere", [True, False])
-@pytest.mark.parametrize("hard", [False, True])
-def test_bayes_is_the_likelihood_ratio(elsewhere: bool, hard: bool) -> None:
-    faces, known, describer = crowd(6), crowd(300, 1, seed=1), Describer(0.1, 0.6, 0.2)
-    said = diface.captions_of(faces, describer, 0)
-    persistence = known.persistence if elsewhere else None
-    own, others = (describer.log_likelihood(said, x.attributes, persistence) for x in (faces, known))
-    meant = faces.groups[:, None] == known.groups if hard else np.ones_like(others, bool)
-    anyone = np.log((np.exp(others) * meant).sum(1) / meant.sum(1))
-    scores = everything(Bayes(describer, known, elsewhere, hard).match(said, faces, seed=0))
-    np.testing.assert_allclose(scores, own - anyone[:, None], atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------ faces
@@ -536,154 +439,26 @@ def test_population_is_as_large_as_it_says(
     recipe = diface.population_recipe(smoke)
     recipe.make(tmp_path, tuple(smoke_store.get(u) for u in recipe.upstream))
     table = rendered.load(smoke, "generator", smoke_store).table
-    assert np.array_equal(diface._read_population(tmp_path).attributes, table[rendered.attribute_names(table)][:5])
-
-
-# -------------------------------------------------------------------------------------------------------- protocols
-
-
-@dataclass
-class Known:
-    """Whoever knows something of faces, as vectors (N, D): captions and images are compared by it."""
-
-    vectors: Any
-
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        vectors = self.vectors(faces)
-        return Match(vectors, vectors, np.zeros(len(said)))
-
-
-@pytest.fixture
-def verified(smoke: Profile) -> Any:
-    """verified(matcher, protocol, hard): on crowds of 60 (validation) and 100 people, 1,000 pairs in 2 sets."""
-    evaluation = replace(smoke.evaluation, pairs=1000, pair_sets=2)
-    val, test, describer = crowd(60, seed=1), crowd(100, seed=2), Describer(0.05, 0.6, 0.1)
-
-    def verify(matcher: Any, **options: Any) -> Any:
-        found = [diface.matches(matcher, f, describer, range(n)) for f, n in ((val, 1), (test, 2))]
-        return diface.verification(*found, (val, test), evaluation, **options)
-
-    return verify
-
-
-def test_who_knows_the_attributes_verifies_and_who_guesses_does_not(verified: Any) -> None:
-    sure = verified(Bayes(Describer(0.05, 0.6, 0.1), crowd(500, 1, seed=3)))
-    assert sure.accuracy.value > 0.95 and len(sure.sets) == 2 and sure.accuracy.n == 2000
-    rng = np.random.default_rng(0)
-    guess = verified(Known(lambda faces: rng.normal(size=(len(faces), 100))))
-    assert guess.accuracy.value == pytest.approx(0.5, abs=0.04)
-    assert guess.accuracy.low < 0.5 < guess.accuracy.high
-
-
-def test_the_caption_is_of_another_photograph_or_of_the_same(verified: Any) -> None:
-    """Who recognises nothing but the photograph itself has nothing to hold on to in another one."""
-    photograph = Known(lambda faces: np.eye(len(faces)))
-    assert verified(photograph, protocol="same").accuracy.value == 1
-    assert verified(photograph, protocol="other").accuracy.value == 0.5
-
-
-def test_hard_negatives_share_gender_and_age_band(verified: Any) -> None:
-    band = Known(lambda faces: np.eye(8)[faces.groups])
-    assert verified(band, hard=True).accuracy.value == 0.5
-    assert verified(band).accuracy.value > 0.85
-
-
-def test_the_threshold_is_that_of_validation(smoke: Profile) -> None:
-    """Scores of 0 and 1 there, and of 0 and 0.1 here: no test pair reaches what was fixed."""
-    faces = crowd(20)
-    people = np.eye(20)[faces.identity]
-    val, test = (Match(people * scale, people, np.zeros(60)) for scale in (1, 0.1))
-    evaluation = replace(smoke.evaluation, pairs=400, pair_sets=1)
-    found = diface.verification([val], [test], (faces, faces), evaluation)
-    assert found.accuracy.value == 0.5 and found.auc.value == 1 and 0 < found.threshold <= 1
-    assert diface.verification([val], [val], (faces, faces), evaluation).accuracy.value == 1
-
-
-def test_each_set_has_captions_and_pairs_of_its_own(smoke: Profile) -> None:
-    faces, describer = crowd(10), Describer(0.1, 0.5, 0.3)
-    asked = []
-
-    class Asked:
-        def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-            asked.append((said, seed, unseen))
-            return cosine_match(faces.embeddings, faces.embeddings)
-
-    found = diface.matches(Asked(), faces, describer, range(3), unseen=True)
-    assert [(seed, unseen) for _, seed, unseen in asked] == [(0, True), (1, True), (2, True)]
-    assert all(np.array_equal(said, diface.captions_of(faces, describer, s)) for said, s, _ in asked)
-    evaluation = replace(smoke.evaluation, pairs=60, pair_sets=3)
-    sets = diface.verification(found[:1], found, (faces, faces), evaluation).sets
-    by_hand = []
-    for seed in range(3):
-        pairs = draw_pairs(faces.identity, seed, 60)
-        scores = found[seed].pairs(pairs.caption, pairs.image)
-        threshold = diface.verification(found[:1], found, (faces, faces), evaluation).threshold
-        by_hand.append(((scores >= threshold) == pairs.same).mean())
-    np.testing.assert_allclose(sets, by_hand)
-
-
-def test_captions_depend_on_faces_and_seed_only() -> None:
-    faces, describer = crowd(10), Describer(0.1, 0.5, 0.3)
-    said = diface.captions_of(faces, describer, 3)
-    np.random.default_rng(0).random()
-    assert np.array_equal(diface.captions_of(faces, describer, 3), said)
-    assert not np.array_equal(diface.captions_of(faces, describer, 4), said)
-    assert np.array_equal(diface.captions_of(faces, CANDID, 3), faces.attributes)
+    assert np.array_equal(diface.read_population(tmp_path).attributes, table[rendered.attribute_names(table)][:5])
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes
-
-OTHER: dict[str, Any] = {  # another value for every setting
-    "encoder": "dlib", "tokens": "attributes", "people": 24, "error": 0.1, "say_yes": 0.5, "say_no": 0.2,
-    "denoiser": "unet", "width": 64, "depth": 2, "token_drop": 0.2, "schedule": "cosine", "timesteps": 40, "ema": 0.8,
-    "steps": 11, "batch": 8, "lr": 2e-3, "weight_decay": 0.1, "pixel_steps": 6, "refine_people": 24,
-    "refine_captions": 2, "refine_width": 64, "refine_loss": "infonce", "refine_steps": 6, "l2": 2.0,
-    "refine_gallery": True, "sampling_steps": 3, "samples": 3, "guidance": 2.0, "seed": 8,
-}  # fmt: skip
-OF_REFINEMENT = {name for name in OTHER if name.startswith("refine_")} | {"l2", "sampling_steps", "samples", "guidance"}
-OF_DENOISER = {"denoiser", "token_drop", "schedule", "timesteps"}
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(DiFace)])
 def test_keys_change_with_what_matters_and_with_nothing_else(smoke: Profile, name: str) -> None:
     changed = replace(smoke.diface, **{name: OTHER[name]})
-    other = replace(smoke, diface=changed)
-
-    def moves(before: Recipe, after: Recipe) -> bool:
-        return before.key != after.key
-
     denoiser, refinement = (
-        [build(smoke, section) for section in (smoke.diface, changed)]
+        build(smoke, changed).key != build(smoke, smoke.diface).key
         for build in (diface.denoiser_recipe, diface.refinement_recipe)
     )
-    assert moves(*refinement) == (name != "pixel_steps")
-    assert moves(*denoiser) == (name not in OF_REFINEMENT | {"pixel_steps"})
-    for kind in ("regression", "contrastive", "classifier"):
-        baseline = [diface.baseline_recipe(profile, kind) for profile in (smoke, other)]
-        assert moves(*baseline) == (name not in OF_REFINEMENT | OF_DENOISER | {"pixel_steps"})
-    assert moves(diface.pixels_recipe(smoke), diface.pixels_recipe(other)) == (name == "pixel_steps")
-    assert not moves(diface.population_recipe(smoke), diface.population_recipe(other))
-
-
-def test_how_much_is_measured_changes_no_network(smoke: Profile) -> None:
-    more = replace(smoke, evaluation=replace(smoke.evaluation, pairs=60))
-    assert [r.key for r in diface.recipes(smoke)] == [r.key for r in diface.recipes(more)]
-    assert diface.study_recipe(smoke, "refinement.trained").key != diface.study_recipe(more, "refinement.trained").key
-    assert len({r.key for r in diface.recipes(smoke)}) == len(diface.recipes(smoke))
-
-
-def test_unknown_baselines_are_refused(smoke: Profile, smoke_store: Store) -> None:
-    for call in (lambda: diface.baseline_recipe(smoke, "gan"), lambda: diface.load_baseline(smoke, smoke_store, "gan")):
-        with pytest.raises(ValueError, match="kind: expected one of regression, contrastive, classifier, got 'gan'"):
-            call()
+    assert refinement == (name != "pixel_steps")
+    assert denoiser == (name not in OF_REFINEMENT | {"pixel_steps"})
+    other = replace(smoke, diface=changed)
+    assert diface.population_recipe(smoke).key == diface.population_recipe(other).key
 
 
 # ------------------------------------------------------------------------------------------------- the smoke profile
-
-
-@pytest.fixture(scope="module")
-def gallery(smoke: Profile, smoke_store: Store) -> Faces:
-    return diface.load_faces(smoke, smoke_store, "gallery")
 
 
 @pytest.fixture(scope="module")
@@ -696,7 +471,6 @@ def test_files_describe_themselves(smoke: Profile, smoke_store: Store) -> None:
     for recipe, steps in (
         (diface.denoiser_recipe(smoke, section), section.steps),
         (diface.refinement_recipe(smoke, section), section.refine_steps),
-        (diface.baseline_recipe(smoke, "classifier"), section.steps),
     ):
         facts = read_model(smoke_store.get(recipe) / diface.MODEL)[1]
         assert facts["step"] == steps and facts["dim"] == smoke.reference.embedding
@@ -721,120 +495,8 @@ def test_a_model_without_refinement_has_the_same_denoiser(smoke: Profile, smoke_
     assert all(torch.equal(weights[name], value) for name, value in rough.denoiser.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["diface", "regression", "contrastive", "classifier"])
-def test_trained_matchers_score_every_face(
-    smoke: Profile, smoke_store: Store, gallery: Faces, model: Model, kind: str
-) -> None:
-    matcher = model if kind == "diface" else diface.load_baseline(smoke, smoke_store, kind)
-    said = diface.captions_of(gallery, CANDID, 0)
-    scores = everything(matcher.match(said, gallery, seed=0))
-    assert scores.shape == (len(gallery), len(gallery)) and scores.std() > 0
-    assert np.array_equal(everything(matcher.match(said, gallery, seed=0)), scores)
-    paraphrased = everything(matcher.match(said, gallery, seed=0, unseen=True))
-    assert np.array_equal(paraphrased, scores) == (kind == "classifier")  # which reads no text
-
-
 def test_the_unet_of_the_paper_trains_and_answers(smoke: Profile, smoke_store: Store) -> None:
     section = replace(smoke.diface, denoiser="unet", steps=2)
     found = diface.load(smoke, smoke_store, section, refined=False).read(["a smile", "A man: bald and elderly."])
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3
-
-
-@pytest.mark.parametrize("role", ["val", "gallery"])
-def test_attributes_read_off_pixels_are_probabilities_of_each_photograph(
-    smoke: Profile, smoke_store: Store, role: str
-) -> None:
-    faces, seen = diface.load_faces(smoke, smoke_store, role), diface.load_pixels(smoke, smoke_store, role)
-    assert seen.present.shape == faces.attributes.shape and seen.population.names == faces.names
-    assert 0 <= seen.present.min() < seen.present.max() <= 1 and (seen.present.std(0) > 0).any()
-    scores = everything(seen.match(diface.captions_of(faces, CANDID, 0), faces, seed=0))
-    assert scores.shape == (len(faces), len(faces)) and np.ptp(scores) > 0
-
-
-# ------------------------------------------------------------------------------------------------------------ study
-
-LINES = (
-    "refinement.trained", "refinement.none", "steps.5", "rough.guidance.2", "tokens.words", "mentions.0.1.ours",
-    "encoder.reference", "mentions.1.contrastive", "errors.0.4.bayes", "paraphrase.unseen.regression",
-    "paraphrase.seen.classifier",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", LINES)
-def test_a_line_of_the_study_is_measured(smoke: Profile, smoke_store: Store, name: str) -> None:
-    numbers = json.loads((smoke_store.get(diface.study_recipe(smoke, name)) / diface.RESULT).read_text())
-    assert numbers["n"] == smoke.evaluation.pairs * numbers["sets"]
-    for kind in ("random", "hard"):
-        for measure in ("accuracy", "eer", "auc"):
-            value, low, high = (numbers[f"{kind}_{measure}{end}"] for end in ("", "_low", "_high"))
-            assert 0 <= low <= high <= 1 and 0 <= value <= 1
-
-
-@pytest.mark.parametrize("hard", [False, True])
-def test_lines_are_what_their_parts_give(
-    smoke: Profile, smoke_store: Store, gallery: Faces, model: Model, hard: bool
-) -> None:
-    told = diface.describer_of(smoke.diface)
-    erring = replace(told, error=0.4)
-    parts = {
-        "refinement.trained": (model, told, False),
-        "errors.0.4.bayes": (Bayes(erring, diface.load_population(smoke, smoke_store), hard=hard), erring, False),
-        "paraphrase.unseen.regression": (diface.load_baseline(smoke, smoke_store, "regression"), told, True),
-        "paraphrase.seen.ours": (diface.load(smoke, smoke_store, diface.ours(smoke.diface)), told, False),
-    }
-    faces = diface.load_faces(smoke, smoke_store, "val"), gallery
-    for name, (matcher, describer, unseen) in parts.items():
-        line = diface.load_study(smoke, smoke_store, name).loc[name]
-        asked = zip(faces, (1, int(line["sets"])), strict=True)
-        found = [diface.matches(matcher, f, describer, range(n), unseen) for f, n in asked]
-        verified = diface.verification(*found, faces, smoke.evaluation, hard=hard)
-        for measure in ("accuracy", "eer", "auc"):
-            estimate, column = getattr(verified, measure), f"{'hard' if hard else 'random'}_{measure}"
-            assert (line[column], line[f"{column}_low"]) == (estimate.value, estimate.low)
-
-
-@pytest.mark.parametrize("name", profiles.names())
-def test_lines_of_a_study_differ_in_what_is_varied_only(name: str) -> None:
-    rows, first = diface.study(profiles.load(name)), {}
-    varied = {
-        "steps": {"sampling_steps"}, "mentions": {"say_yes"}, "errors": {"error"},
-        "denoiser": {"denoiser", "width", "depth"},
-    }  # fmt: skip
-    for line, row in rows.items():
-        topic = line.removeprefix("rough.").split(".")[0]
-        other = first.setdefault((topic, row.method), row)
-        parts = ((row.section, other.section), (row.told, other.told))
-        changed = {f.name for x, y in parts for f in fields(x) if getattr(x, f.name) != getattr(y, f.name)}
-        assert changed <= varied.get(topic, {topic}), line
-        assert row.refined == (not line.startswith("rough.") and line != "refinement.none")
-        assert row.unseen == line.startswith("paraphrase.unseen.")
-    assert set(LINES) <= set(rows) and {row.method for row in rows.values()} == set(diface.METHODS)
-
-
-def test_rough_lines_are_the_others_without_refinement(smoke: Profile) -> None:
-    rows = diface.study(smoke)
-    rough = {name.removeprefix("rough."): row for name, row in rows.items() if name.startswith("rough.")}
-    few = {name: row for name, row in rough.items() if row.section.sampling_steps <= diface.MOST_STEPS}
-    assert few and all(rows[name] == replace(row, refined=True) for name, row in few.items())
-    assert set(rough) - set(few) == {"steps.50"} and "steps.50" not in rows  # no R for so many steps
-
-
-def test_every_line_is_made_once(smoke: Profile) -> None:
-    keys = [r.key for r in diface.study_recipes(smoke)]
-    assert len(keys) == len(set(keys)) < len(diface.study(smoke))
-    as_it_is = {"refinement.trained", "refine_gallery.no", "paraphrase.seen.diface", f"l2.{smoke.diface.l2:g}"}
-    assert {diface.study_recipe(smoke, name).key for name in as_it_is} == {keys[0]}
-    assert {diface.study_recipe(smoke, name).key for name in LINES} <= set(keys)
-
-
-def test_lines_need_only_the_networks_they_use(smoke: Profile) -> None:
-    def networks(name: str) -> list[str]:
-        stages = [u.stage.removeprefix("diface.") for u in diface.study_recipe(smoke, name).upstream]
-        return [s for s in stages if not s.startswith(("faces", "population"))]
-
-    assert networks("refinement.trained") == ["denoiser", "refinement"]
-    assert networks("refinement.none") == networks("rough.steps.1") == ["denoiser"]
-    assert networks("mentions.1.ours") == ["denoiser", "refinement"]
-    assert networks("errors.0.bayes") == []
-    assert networks("paraphrase.seen.contrastive") == ["contrastive"]

@@ -112,20 +112,20 @@ def network_recipes(profile: Profile) -> list[Recipe]:
     """What a profile slices, fits or trains once and can ship, in the order in which they need each other."""
     from facetransport.data import rendered
     from facetransport.diffusion import autoencoder
-    from facetransport.papers import diface, idiff_face
+    from facetransport.papers import diface_study, idiff_face
     from facetransport.recognition import dlib, training
 
     recognisers = [dlib.recipe(profile), *(training.recipe(profile, name) for name in training.NETWORKS)]
-    methods = [*idiff_face.recipes(profile), *diface.recipes(profile)]
+    methods = [*idiff_face.recipes(profile), *diface_study.recipes(profile)]
     return [rendered.head_recipe(), *recognisers, autoencoder.recipe(profile), *methods]
 
 
 def experiment_recipes(profile: Profile) -> list[Recipe]:
     """Trainings whose results, not whose weights, are kept: a few KB each."""
-    from facetransport.papers import diface, idiff_face
+    from facetransport.papers import diface_study, idiff_face
 
     runs = [*idiff_face.pilot_runs(profile).values(), *idiff_face.recognition_runs(profile).values()]
-    runs += diface.study_recipes(profile)
+    runs += diface_study.study_recipes(profile)
     return list({recipe.key: recipe for recipe in runs}.values())
 
 

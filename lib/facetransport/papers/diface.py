@@ -9,14 +9,13 @@ arXiv 2312.01367; no official code is known: papers.md section 1 says what could
     L_R = cosine embedding + lambda || R(zhat_0) - z_0 ||^2  refinement                               refinement_recipe
     s(c, I) = cos(R(zhat_0(c)), E(I))                        score                                    Model.match
 
-Beside it the baselines that a diffusion model has to beat: plain regression from words to feature, a contrastive dual
-encoder, an attribute classifier. All see the same descriptions in training: of ANOTHER photograph of the person, so
-that a smile or glasses in the words weigh what they say about the person (papers.md 1.11).
+This module is the method. What a diffusion model has to beat is in `diface_baselines`, how they compare and what the
+method depends on in `diface_study`. All see the same descriptions in training (`describing`): of ANOTHER photograph of
+the person, so that a smile or glasses in the words weigh what they say about the person (papers.md 1.11).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -24,13 +23,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.analysis.statistics import Estimate
-from facetransport.artifacts import Recipe, Store, code_version, write_json
+from facetransport.artifacts import Recipe, Store, code_version
 from facetransport.data import captions, rendered
 from facetransport.data.captions import Describer
 from facetransport.data.faceset import FaceSet
@@ -40,29 +37,18 @@ from facetransport.diffusion.sampling import sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule, add_noise, uniform_timesteps
 from facetransport.diffusion.text import TextEncoder
 from facetransport.diffusion.training import Loss, TrainingConfig, TrainingLog, read_model, save_model, train
-from facetransport.diffusion.vectors import Described, MultiLayer, VectorConfig, VectorDenoiser
-from facetransport.profiles import DiFace, Evaluation, Profile, RecogniserTraining, as_config
+from facetransport.diffusion.vectors import MultiLayer, VectorConfig, VectorDenoiser
+from facetransport.profiles import DiFace, Profile, as_config
 from facetransport.recognition import dlib
 from facetransport.recognition import training as recognition
-from facetransport.recognition.descriptions import (
-    DescriptionVerification,
-    Match,
-    attribute_match,
-    bayes_match,
-    cosine_match,
-    draw_pairs,
-    verify_descriptions,
-)
-from facetransport.recognition.iresnet import IResNet, IResNetRecogniser
+from facetransport.recognition.descriptions import Match, cosine_match
+from facetransport.recognition.iresnet import IResNetRecogniser
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.tensors import compact
 
-MODEL, FACES, RESULT = "model.safetensors", "faces.safetensors", "result.json"
+MODEL, FACES = "model.safetensors", "faces.safetensors"
 CHUNK = 1024  # descriptions at a time: bounds memory (and is part of what R's training data are drawn from)
 POPULATION = 10_000  # people: the bound is an average over them
-STUDY_SETS = 2  # of pairs, in ablations
-MOST_STEPS = 10  # that a line of a study trains an R for
-SMALL = 2_000  # people, where encoders are compared: dlib embeds 25 images a second
 HARD = ("Male", "Young", "Senior")  # what hard negatives share: gender and age band
 
 
@@ -114,10 +100,11 @@ def population_recipe(profile: Profile) -> Recipe:
 
 def load_population(profile: Profile, store: Store) -> People:
     """The people of ``population_recipe``."""
-    return _read_population(store.get(population_recipe(profile)))
+    return read_population(store.get(population_recipe(profile)))
 
 
-def _read_population(folder: Path) -> People:
+def read_population(folder: Path) -> People:
+    """The people that were written into a folder."""
     tensors, metadata = read_model(folder / FACES)
     names = tuple(metadata["names"])
     here, there = (
@@ -143,7 +130,9 @@ def faces_recipe(profile: Profile, role: str, encoder: str = "reference", people
     return Recipe(f"diface.faces.{role}.{encoder}", config, make, upstream=upstream)
 
 
-def load_faces(profile: Profile, store: Store, role: str, encoder: str = "reference", people: int | None = None) -> Faces:
+def load_faces(
+    profile: Profile, store: Store, role: str, encoder: str = "reference", people: int | None = None
+) -> Faces:
     """The faces of a role, embedded now where they were not before."""
     return read_faces(store.get(faces_recipe(profile, role, encoder, people)))
 
@@ -365,85 +354,6 @@ def info_nce(left: Tensor, right: Tensor, scale: float | Tensor = 16.0) -> Tenso
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-# ------------------------------------------------------------------------------------------------------------ baselines
-
-
-@dataclass(frozen=True)
-class Regression:
-    """Plain regression: E[z_0 | c] by least squares, compared by cosine: what diffusion does in its first step."""
-
-    network: nn.Module
-    tokens: str
-
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        tokens = tokeniser(faces.names, self.tokens, unseen)(said, np.random.default_rng(seed))
-        return cosine_match(_unit(self.network, tokens), faces.embeddings)
-
-
-@dataclass(frozen=True)
-class Contrastive:
-    """A dual encoder (InfoNCE, as CLIP): words and features meet in a space of its own."""
-
-    words: nn.Module
-    images: nn.Module
-    tokens: str
-
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        tokens = tokeniser(faces.names, self.tokens, unseen)(said, np.random.default_rng(seed))
-        return cosine_match(_unit(self.words, tokens), _unit(self.images, _features(faces)))
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """Attributes of a feature by a classifier, matched with what was said by naive Bayes: reads no text, is told."""
-
-    network: nn.Module
-    prior: np.ndarray  # (A,), share of training people
-    persistence: np.ndarray  # (A, 2)
-    describer: Describer
-
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        return attribute_match(self.describer, said, self.present(faces), self.prior, self.persistence)
-
-    @torch.inference_mode()
-    def present(self, faces: Faces) -> np.ndarray:
-        """float64 (N, A): how probable each attribute is, read off the features."""
-        return self.network(_features(faces)).double().sigmoid().numpy()
-
-
-@dataclass(frozen=True)
-class Seen:
-    """As ``Classifier``, but a network read the attributes off the PIXELS: what a photograph shows of the words,
-    before a recogniser has forgotten some of it. present: float (N, A), of the faces matched, row by row."""
-
-    present: np.ndarray
-    population: People
-    describer: Describer
-
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        known = self.population
-        return attribute_match(self.describer, said, self.present, known.attributes.mean(0), known.persistence)
-
-
-@torch.inference_mode()
-def _unit(network: nn.Module, inputs: Tensor) -> np.ndarray:
-    parts = [F.normalize(network(part).float(), dim=1) for part in inputs.split(CHUNK)]
-    return torch.cat(parts).numpy()
-
-
-class DualEncoder(nn.Module):
-    """Two towers and a learned inverse temperature."""
-
-    def __init__(self, token_dim: int, dim: int, width: int, depth: int) -> None:
-        super().__init__()
-        self.words, self.images = Described(token_dim, dim, width, depth), MultiLayer(dim, width, dim, dropout=0.1)
-        self.log_scale = nn.Parameter(torch.tensor(2.5))
-
-    def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
-        """The InfoNCE of a batch."""
-        return info_nce(self.words(tokens).float(), self.images(features).float(), self.log_scale.exp())
-
-
 # ------------------------------------------------------------------------------------------------------------- training
 
 
@@ -465,6 +375,11 @@ def describing(faces: Faces, section: DiFace) -> Say:
 def describer_of(section: DiFace) -> Describer:
     """The describer whose captions a profile's networks are trained on."""
     return Describer(section.error, section.say_yes, section.say_no)
+
+
+def captions_of(faces: Faces, describer: Describer, seed: int) -> np.ndarray:
+    """said int8 (N, A): one description of each photograph."""
+    return describer.say(faces.attributes, np.random.default_rng((seed, 1)))
 
 
 def denoiser_loss(features: Tensor, say: Say, schedule: Schedule, token_drop: float) -> Loss:
@@ -502,17 +417,6 @@ def refinement_recipe(profile: Profile, section: DiFace) -> Recipe:
     return Recipe("diface.refinement", config, partial(_make_refinement, section), upstream=upstream)
 
 
-def baseline_recipe(profile: Profile, kind: str) -> Recipe:
-    """A baseline, trained as long and on the same descriptions: "regression", "contrastive" or "classifier"."""
-    section = profile.diface
-    names = "tokens width depth ema steps batch lr weight_decay error say_yes say_no seed"
-    if kind not in _BASELINES:
-        raise ValueError(f"kind: expected one of {', '.join(_BASELINES)}, got {kind!r}")
-    config = {name: as_config(section)[name] for name in names.split()}
-    upstream = (faces_recipe(profile, "generator", section.encoder, section.people),)
-    return Recipe(f"diface.{kind}", config, partial(_make_baseline, kind, section), upstream=upstream)
-
-
 def training_config(section: DiFace, steps: int | None = None) -> TrainingConfig:
     """AdamW, cosine decay; bfloat16 products."""
     steps = steps or section.steps
@@ -529,7 +433,8 @@ def training_config(section: DiFace, steps: int | None = None) -> TrainingConfig
     )
 
 
-def _features(faces: Faces) -> Tensor:
+def features_of(faces: Faces) -> Tensor:
+    """z_0 = sqrt(d) E(I) of each photograph, float32 (N, d)."""
     return torch.from_numpy(scaled(faces.embeddings))
 
 
@@ -538,15 +443,15 @@ def _build_denoiser(section: DiFace, dim: int, token_dim: int) -> VectorDenoiser
     return VectorDenoiser(VectorConfig(section.denoiser, dim, token_dim, section.width, section.depth, schedule))
 
 
-def _seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
+def seeded(seed: int, build: Callable[[], nn.Module]) -> Any:
     """A network with initial weights from ``seed``; the ambient generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
 
 
-def _fit(network: nn.Module, loss: Loss, n: int, training: TrainingConfig, folder: Path, **facts: Any) -> None:
-    """Train into ``folder``; continues an interrupted attempt."""
+def fit(network: nn.Module, loss: Loss, n: int, training: TrainingConfig, folder: Path, **facts: Any) -> None:
+    """Train on n rows into ``folder``, with ``facts`` beside the weights; continues an interrupted attempt."""
     log, checkpoint = TrainingLog(folder / "log.csv", training), folder / "checkpoint.safetensors"
     for state in train(network, loss, n, training, checkpoint):
         log.write(state)
@@ -559,9 +464,9 @@ def _fit(network: nn.Module, loss: Loss, n: int, training: TrainingConfig, folde
 def _make_denoiser(section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     faces = read_faces(upstream[0])
     dims = {"dim": faces.embeddings.shape[1], "token_dim": tokeniser(faces.names, section.tokens).dim}
-    denoiser = _seeded(section.seed, lambda: _build_denoiser(section, **dims))
-    loss = denoiser_loss(_features(faces), describing(faces, section), denoiser.schedule, section.token_drop)
-    _fit(denoiser, loss, len(faces), training_config(section), folder, **dims)
+    denoiser = seeded(section.seed, lambda: _build_denoiser(section, **dims))
+    loss = denoiser_loss(features_of(faces), describing(faces, section), denoiser.schedule, section.token_drop)
+    fit(denoiser, loss, len(faces), training_config(section), folder, **dims)
 
 
 def _make_refinement(section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
@@ -570,108 +475,15 @@ def _make_refinement(section: DiFace, folder: Path, upstream: tuple[Path, ...]) 
     people = min(len(faces), section.refine_people)
     parts = torch.arange(people).repeat(section.refine_captions).split(CHUNK)
     rough = torch.cat([_rough(denoiser, say(rows, generator), section, i) for i, rows in enumerate(parts)])
-    features = _features(faces)[:people]
-    refinement = _seeded(section.seed, lambda: Refinement(features.shape[1], section.refine_width))
+    features = features_of(faces)[:people]
+    refinement = seeded(section.seed, lambda: Refinement(features.shape[1], section.refine_width))
     loss = refinement_loss(rough, features, section.l2, section.refine_gallery, section.refine_loss)
-    _fit(refinement, loss, len(rough), training_config(section, section.refine_steps), folder, dim=features.shape[1])
+    fit(refinement, loss, len(rough), training_config(section, section.refine_steps), folder, dim=features.shape[1])
 
 
 def _rough(denoiser: VectorDenoiser, tokens: Tensor, section: DiFace, part: int) -> Tensor:
     steps, samples = section.sampling_steps, section.samples
     return rough_estimates(denoiser, tokens, steps, samples, section.seed + part, section.guidance).half()
-
-
-def _make_baseline(kind: str, section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
-    faces = read_faces(upstream[0])
-    dims = {
-        "dim": faces.embeddings.shape[1],
-        "token_dim": tokeniser(faces.names, section.tokens).dim,
-        "attributes": len(faces.names),
-    }
-    build, loss = _BASELINES[kind]
-    network = _seeded(section.seed, lambda: build(section, dims))
-    facts = dims | {"prior": faces.attributes.mean(0).tolist(), "persistence": faces.persistence.tolist()}
-    _fit(network, loss(faces, section), len(faces), training_config(section), folder, **facts)
-
-
-def _regression_loss(faces: Faces, section: DiFace) -> Loss:
-    features, say = _features(faces), describing(faces, section)
-    return lambda network, rows, generator, _: F.mse_loss(network(say(rows, generator)).float(), features[rows])
-
-
-def _contrastive_loss(faces: Faces, section: DiFace) -> Loss:
-    features, say = _features(faces), describing(faces, section)
-
-    return lambda network, rows, generator, _: network(say(rows, generator), features[rows])
-
-
-def _classifier_loss(faces: Faces, section: DiFace) -> Loss:
-    features, present = _features(faces), torch.from_numpy(faces.attributes).float()
-    return lambda network, rows, *_: F.binary_cross_entropy_with_logits(network(features[rows]).float(), present[rows])
-
-
-Build = Callable[[DiFace, dict[str, int]], nn.Module]
-_BASELINES: dict[str, tuple[Build, Callable[[Faces, DiFace], Loss]]] = {
-    "regression": (lambda s, d: Described(d["token_dim"], d["dim"], s.width, s.depth), _regression_loss),
-    "contrastive": (lambda s, d: DualEncoder(d["token_dim"], d["dim"], s.width, s.depth), _contrastive_loss),
-    "classifier": (lambda s, d: MultiLayer(d["dim"], s.width, d["attributes"], dropout=0.2), _classifier_loss),
-}
-
-
-def pixels_recipe(profile: Profile) -> Recipe:
-    """How probable each attribute is in each photograph of `val` and `gallery`, as a network reads them off the pixels.
-
-    It is built and trained like the encoder E, with A outputs, on the images of the ``generator`` people.
-    """
-    roles = ("generator", "val", "gallery")
-    upstream = tuple(rendered.recipe(profile, role) for role in roles)
-    config = as_config(profile.reference) | {"steps": profile.diface.pixel_steps}
-    section = replace(profile.reference, steps=profile.diface.pixel_steps)
-    return Recipe("diface.pixels", config, partial(_make_pixels, section), upstream=upstream)
-
-
-def load_pixels(profile: Profile, store: Store, role: str) -> Seen:
-    """The matcher that sees the photographs of a role, "val" or "gallery"."""
-    present = read_model(store.get(pixels_recipe(profile)) / MODEL)[0][role].float().numpy()
-    return Seen(present, load_population(profile, store), describer_of(profile.diface))
-
-
-def _make_pixels(section: RecogniserTraining, folder: Path, upstream: tuple[Path, ...]) -> None:
-    faces, *others = (FaceSet.load(path) for path in upstream)
-    names, side = rendered.attribute_names(faces.table), faces.images.shape[1]
-    present = torch.from_numpy(faces.table[names].to_numpy(np.float32, copy=True))
-    backbone = replace(recognition.network_config(section), input_size=side, dropout=0.2)
-    build = lambda: nn.Sequential(IResNet(backbone), nn.Linear(backbone.dim, len(names)))  # noqa: E731
-
-    def loss(network: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
-        images, mirrored = faces.tensor(rows.numpy()), torch.rand(len(rows), generator=generator) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return F.binary_cross_entropy_with_logits(network(images).float(), present[rows])
-
-    training = TrainingConfig(
-        section.steps,
-        section.batch,
-        2e-3,
-        section.seed,
-        ema=0.99,
-        warmup=50,
-        decay="cosine",
-        weight_decay=0.01,
-        bf16=True,
-    )
-    network = _seeded(section.seed, build)
-    log, checkpoint = TrainingLog(folder / "log.csv", training), folder / "checkpoint.safetensors"
-    for state in train(network, loss, len(faces), training, checkpoint):
-        log.write(state)
-    found = {role: _present(state.ema, other).half() for role, other in zip(("val", "gallery"), others, strict=True)}
-    save_model(folder / MODEL, found, names=names, step=state.step, metrics={"loss": state.loss})
-    checkpoint.unlink(missing_ok=True)
-
-
-@torch.inference_mode()
-def _present(network: nn.Module, faces: FaceSet) -> Tensor:
-    parts = [network(faces.tensor(slice(i, i + CHUNK))).sigmoid() for i in range(0, len(faces), CHUNK)]
-    return torch.cat(parts)
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
@@ -680,27 +492,14 @@ def _present(network: nn.Module, faces: FaceSet) -> Tensor:
 def load(profile: Profile, store: Store, section: DiFace | None = None, refined: bool = True) -> Model:
     """The model of a profile, or of another section: shipped, cached, or trained now. refined: with R."""
     section = section or profile.diface
-    denoiser = _read_denoiser(section, store.get(denoiser_recipe(profile, section)))
-    refinement = _read_refinement(section, store.get(refinement_recipe(profile, section))) if refined else None
-    return Model(denoiser, refinement, section)
+    denoiser = store.get(denoiser_recipe(profile, section))
+    return assemble(section, denoiser, store.get(refinement_recipe(profile, section)) if refined else None)
 
 
-def load_baseline(profile: Profile, store: Store, kind: str) -> Matcher:
-    """A trained baseline."""
-    return _read_baseline(kind, profile.diface, store.get(baseline_recipe(profile, kind)))
-
-
-def _read_baseline(kind: str, section: DiFace, folder: Path) -> Matcher:
-    tensors, facts = read_model(folder / MODEL)
-    network = _BASELINES[kind][0](section, facts)
-    network.load_state_dict(tensors)
-    network.eval().requires_grad_(False)
-    if kind == "classifier":
-        prior, persistence = np.array(facts["prior"]), np.array(facts["persistence"])
-        return Classifier(network, prior, persistence, describer_of(section))
-    if isinstance(network, DualEncoder):
-        return Contrastive(network.words, network.images, section.tokens)
-    return Regression(network, section.tokens)
+def assemble(section: DiFace, denoiser: Path, refinement: Path | None = None) -> Model:
+    """The model whose D, and R if there is one, were written into these folders."""
+    refined = _read_refinement(section, refinement) if refinement else None
+    return Model(_read_denoiser(section, denoiser), refined, section)
 
 
 def _read_denoiser(section: DiFace, folder: Path) -> VectorDenoiser:
@@ -715,219 +514,3 @@ def _read_refinement(section: DiFace, folder: Path) -> Refinement:
     refinement = Refinement(facts["dim"], section.refine_width)
     refinement.load_state_dict(tensors)
     return refinement.eval().requires_grad_(False)
-
-
-# ---------------------------------------------------------------------------------------------------------- evaluation
-
-
-@dataclass(frozen=True)
-class Bayes:
-    """The best that the words allow: the true attributes are known, and how the describer errs (``bayes_match``).
-
-    elsewhere: the caption is of another photograph. hard: impostors share the caption's gender and age band.
-    """
-
-    describer: Describer
-    population: People
-    elsewhere: bool = True
-    hard: bool = False
-
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        """``said`` describes the faces row by row."""
-        known = self.population
-        persistence = known.persistence if self.elsewhere else None
-        groups = (faces.groups, known.groups) if self.hard else (None, None)
-        return bayes_match(self.describer, said, faces.attributes, known.attributes, persistence, *groups)
-
-
-def captions_of(faces: Faces, describer: Describer, seed: int) -> np.ndarray:
-    """said int8 (N, A): one description of each photograph."""
-    return describer.say(faces.attributes, np.random.default_rng((seed, 1)))
-
-
-def matches(
-    matcher: Matcher, faces: Faces, describer: Describer, seeds: Sequence[int], unseen: bool = False
-) -> list[Match]:
-    """Fresh descriptions of all faces for each seed, scored against all faces."""
-    return [matcher.match(captions_of(faces, describer, seed), faces, seed, unseen) for seed in seeds]
-
-
-def verification(
-    val: Sequence[Match],
-    test: Sequence[Match],
-    faces: tuple[Faces, Faces],
-    evaluation: Evaluation,
-    protocol: str = "other",
-    hard: bool = False,
-) -> DescriptionVerification:
-    """Verification as papers.md 1.6 has it: one match of `val` fixes the threshold, one set of pairs for each of test.
-
-    faces: those of val and of test. protocol: captions of another photograph ("other") or of the same ("same"). hard:
-    impostors of the same gender and age band.
-    """
-    drawn = [
-        [draw_pairs(f.identity, seed, evaluation.pairs, protocol, f.groups if hard else None) for seed in range(len(m))]
-        for f, m in zip(faces, (val, test), strict=True)
-    ]
-    scores = [
-        [m.pairs(p.caption, p.image) for m, p in zip(found, pairs, strict=True)]
-        for found, pairs in zip((val, test), drawn, strict=True)
-    ]
-    labels = np.concatenate([p.same for p in drawn[0]])
-    resamples = evaluation.bootstrap
-    return verify_descriptions(
-        np.concatenate(scores[0]), labels, scores[1], drawn[1], faces[1].identity, bootstrap=resamples
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------ ablations
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a study. section: of the model. told: who describes. method: of METHODS.
-
-    "ours": DiFace with the R of ``ours``. refined: with R. unseen: in paraphrases that no training used.
-    """
-
-    section: DiFace
-    told: Describer
-    method: str = "diface"
-    refined: bool = True
-    unseen: bool = False
-
-
-def study(profile: Profile) -> dict[str, Row]:
-    """Every line of every study by name, ``<what is varied>.<value>``; ``rough.`` before it: without R.
-
-    A line that changes T~, K or guidance has an R of its own; one that changes D, E or tau has its own D too.
-    """
-    base = profile.diface
-    told = describer_of(base)
-    rows = {"refinement.trained": Row(base, told), "refinement.none": Row(base, told, refined=False)}
-    for name, changes in _variants(base).items():
-        row = Row(replace(base, **changes), told)
-        if row.section.sampling_steps <= MOST_STEPS:  # an R of its own for more would take an hour to make data for
-            rows[name] = row
-        if name.startswith(SWEEPS):
-            rows[f"rough.{name}"] = replace(row, refined=False)
-    for name, describer in describers(told).items():
-        for method in METHODS:
-            rows[f"{name}.{method}"] = Row(_section(base, method), describer, method)
-    for method in METHODS:
-        for words in ("seen", "unseen"):
-            rows[f"paraphrase.{words}.{method}"] = Row(_section(base, method), told, method, unseen=words == "unseen")
-    return rows
-
-
-def _section(base: DiFace, method: str) -> DiFace:
-    return ours(base) if method == "ours" else base
-
-
-SWEEPS = ("steps.", "samples.", "guidance.")
-METHODS = ("diface", "ours", "regression", "contrastive", "classifier", "bayes")
-
-
-def describers(told: Describer) -> dict[str, Describer]:
-    """Describers that mention more or fewer attributes, or err more or less."""
-    mentions = {f"mentions.{share:g}": replace(told, say_yes=share) for share in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)}
-    errors = {f"errors.{rate:g}": replace(told, error=rate) for rate in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)}
-    return mentions | errors
-
-
-def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
-    """Changes to the profile's model by line. Lines that train D anew train it, and what they are compared with, for
-    fewer steps; those of several samples start from T~ = 5 and K = 8, and R sees fewer people."""
-    most = base.timesteps
-    small = {
-        "refine_people": min(base.people, 12_000),
-        "refine_captions": 1,
-        "refine_steps": min(base.refine_steps, 400),
-    }
-    several = small | {"sampling_steps": min(5, most), "samples": 8}
-    brief = small | {"steps": min(base.steps, 1000)}
-    few = brief | {"people": min(base.people, SMALL), "refine_people": min(base.people, SMALL)}
-    slow = {"batch": min(base.batch, 64), "steps": min(base.steps, 300), "refine_people": min(base.people, SMALL)}
-    unet = small | slow
-    rows: dict[str, dict[str, Any]] = {
-        f"steps.{t}": several | {"sampling_steps": t} for t in (1, 2, 5, 10, 50) if t <= most
-    }
-    rows |= {f"samples.{k}": several | {"samples": k} for k in (1, 2, 4, 8)}
-    scales = (1.0, 2.0) if base.token_drop else (1.0,)
-    rows |= {f"guidance.{g:g}": several | {"guidance": g} for g in scales}
-    rows |= {f"l2.{weight:g}": {"l2": weight} for weight in (0.0, 1.0, 10.0)}
-    rows |= {f"refine_gallery.{'yes' if on else 'no'}": {"refine_gallery": on} for on in (False, True)}
-    rows |= {
-        f"refine_loss.{kind}": {"refine_loss": kind, "refine_gallery": True, "l2": 0.0}
-        for kind in ("cosine", "infonce")
-    }
-    rows |= {f"tokens.{kind}": brief | {"tokens": kind} for kind in ("clauses", "words", "attributes")}
-    rows |= {"denoiser.mlp": unet, "denoiser.unet": unet | {"denoiser": "unet", "width": 32, "depth": 1}}
-    rows |= {f"encoder.{name}": few | {"encoder": name} for name in ("reference", "dlib")}
-    return rows
-
-
-def study_recipe(profile: Profile, name: str) -> Recipe:
-    """The result of one line of ``study``: result.json, verification at random and at hard negatives."""
-    row = study(profile)[name]
-    config = as_config(row) | {"evaluation": as_config(profile.evaluation)}
-    faces = (faces_recipe(profile, role, row.section.encoder) for role in ("val", "gallery"))
-    upstream = (*faces, *_networks(profile, row))
-    return Recipe("diface.study", config, partial(_make_study, row, profile.evaluation), upstream=upstream)
-
-
-def load_study(profile: Profile, store: Store, prefix: str = "") -> pd.DataFrame:
-    """Lines of the study whose name begins with ``prefix``: name, then each number of ``result.json`` by column."""
-    chosen = [name for name in study(profile) if name.startswith(prefix)]
-    results = [
-        json.loads((store.get(study_recipe(profile, name)) / RESULT).read_text(encoding="utf-8")) for name in chosen
-    ]
-    return pd.DataFrame(results, index=pd.Index(chosen, name="row"))
-
-
-def _networks(profile: Profile, row: Row) -> tuple[Recipe, ...]:
-    if row.method == "bayes":
-        return (population_recipe(profile),)
-    if row.method in _BASELINES:
-        return (baseline_recipe(profile, row.method),)
-    denoiser = denoiser_recipe(profile, row.section)
-    return (denoiser, refinement_recipe(profile, row.section)) if row.refined else (denoiser,)
-
-
-def _make_study(row: Row, evaluation: Evaluation, folder: Path, upstream: tuple[Path, ...]) -> None:
-    val, test = (read_faces(path) for path in upstream[:2])
-    numbers: dict[str, Any] = {}
-    for name, hard in (("random", False), ("hard", True)):
-        if name == "random" or row.method == "bayes":  # whose bound knows what impostors share
-            matcher = _row_matcher(row, hard, upstream[2:])
-            found = [matches(matcher, f, row.told, range(n), row.unseen) for f, n in ((val, 1), (test, STUDY_SETS))]
-        verified = verification(found[0], found[1], (val, test), evaluation, hard=hard)
-        for measure in ("accuracy", "eer", "auc"):
-            numbers |= {f"{name}_{measure}{k}": v for k, v in _parts(getattr(verified, measure)).items()}
-    write_json(folder / RESULT, numbers | {"n": verified.accuracy.n, "sets": STUDY_SETS})
-
-
-def _parts(estimate: Estimate) -> dict[str, float]:
-    return {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
-
-
-def _row_matcher(row: Row, hard: bool, folders: tuple[Path, ...]) -> Matcher:
-    if row.method == "bayes":
-        return Bayes(row.told, _read_population(folders[0]), hard=hard)
-    if row.method in _BASELINES:
-        return _read_baseline(row.method, row.section, folders[0])
-    refinement = _read_refinement(row.section, folders[1]) if row.refined else None
-    return Model(_read_denoiser(row.section, folders[0]), refinement, row.section)
-
-
-def recipes(profile: Profile) -> list[Recipe]:
-    """What notebook 03 needs once: networks and the population; the lines of the study are ``study_recipes``."""
-    section = profile.diface
-    networks = [denoiser_recipe(profile, section), *(refinement_recipe(profile, s) for s in (section, ours(section)))]
-    baselines = [baseline_recipe(profile, kind) for kind in _BASELINES]
-    return [*networks, *baselines, pixels_recipe(profile), population_recipe(profile)]
-
-
-def study_recipes(profile: Profile) -> list[Recipe]:
-    """Every line of the study, each once."""
-    return list({r.key: r for r in (study_recipe(profile, name) for name in study(profile))}.values())

@@ -1,0 +1,232 @@
+"""DiFace measured (`facetransport.papers.diface`): verification, and every line of the ablations, a few KB each.
+
+Protocols: papers.md 1.6, as far as those of arXiv 2312.01367 could be read; what is varied, and how far, is ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from facetransport.analysis.statistics import Estimate
+from facetransport.artifacts import Recipe, Store, write_json
+from facetransport.data.captions import Describer
+from facetransport.papers.diface import (
+    Faces,
+    Matcher,
+    assemble,
+    captions_of,
+    denoiser_recipe,
+    describer_of,
+    faces_recipe,
+    ours,
+    population_recipe,
+    read_faces,
+    read_population,
+    refinement_recipe,
+)
+from facetransport.papers.diface_baselines import BASELINES, Bayes, baseline_recipe, pixels_recipe, read_baseline
+from facetransport.profiles import DiFace, Evaluation, Profile, as_config
+from facetransport.recognition.descriptions import DescriptionVerification, Match, draw_pairs, verify_descriptions
+
+RESULT = "result.json"
+STUDY_SETS = 2  # of pairs, in ablations
+MOST_STEPS = 10  # that a line of a study trains an R for
+SMALL = 2_000  # people, where encoders are compared: dlib embeds 25 images a second
+
+
+# --------------------------------------------------------------------------------------------------------- verification
+
+
+def matches(
+    matcher: Matcher, faces: Faces, describer: Describer, seeds: Sequence[int], unseen: bool = False
+) -> list[Match]:
+    """Fresh descriptions of all faces for each seed, scored against all faces."""
+    return [matcher.match(captions_of(faces, describer, seed), faces, seed, unseen) for seed in seeds]
+
+
+def verification(
+    val: Sequence[Match],
+    test: Sequence[Match],
+    faces: tuple[Faces, Faces],
+    evaluation: Evaluation,
+    protocol: str = "other",
+    hard: bool = False,
+) -> DescriptionVerification:
+    """Verification as papers.md 1.6 has it: one match of `val` fixes the threshold, one set of pairs for each of test.
+
+    faces: those of val and of test. protocol: captions of another photograph ("other") or of the same ("same"). hard:
+    impostors of the same gender and age band.
+    """
+    drawn = [
+        [draw_pairs(f.identity, seed, evaluation.pairs, protocol, f.groups if hard else None) for seed in range(len(m))]
+        for f, m in zip(faces, (val, test), strict=True)
+    ]
+    scores = [
+        [m.pairs(p.caption, p.image) for m, p in zip(found, pairs, strict=True)]
+        for found, pairs in zip((val, test), drawn, strict=True)
+    ]
+    labels = np.concatenate([p.same for p in drawn[0]])
+    resamples = evaluation.bootstrap
+    return verify_descriptions(
+        np.concatenate(scores[0]), labels, scores[1], drawn[1], faces[1].identity, bootstrap=resamples
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ ablations
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a study. section: of the model. told: who describes. method: of METHODS.
+
+    "ours": DiFace with the R of ``ours``. refined: with R. unseen: in paraphrases that no training used.
+    """
+
+    section: DiFace
+    told: Describer
+    method: str = "diface"
+    refined: bool = True
+    unseen: bool = False
+
+
+def study(profile: Profile) -> dict[str, Row]:
+    """Every line of every study by name, ``<what is varied>.<value>``; ``rough.`` before it: without R.
+
+    A line that changes T~, K or guidance has an R of its own; one that changes D, E or tau has its own D too.
+    """
+    base = profile.diface
+    told = describer_of(base)
+    rows = {"refinement.trained": Row(base, told), "refinement.none": Row(base, told, refined=False)}
+    for name, changes in _variants(base).items():
+        row = Row(replace(base, **changes), told)
+        if row.section.sampling_steps <= MOST_STEPS:  # an R of its own for more would take an hour to make data for
+            rows[name] = row
+        if name.startswith(SWEEPS):
+            rows[f"rough.{name}"] = replace(row, refined=False)
+    for name, describer in describers(told).items():
+        for method in METHODS:
+            rows[f"{name}.{method}"] = Row(_section(base, method), describer, method)
+    for method in METHODS:
+        for words in ("seen", "unseen"):
+            rows[f"paraphrase.{words}.{method}"] = Row(_section(base, method), told, method, unseen=words == "unseen")
+    return rows
+
+
+def _section(base: DiFace, method: str) -> DiFace:
+    return ours(base) if method == "ours" else base
+
+
+SWEEPS = ("steps.", "samples.", "guidance.")
+METHODS = ("diface", "ours", "regression", "contrastive", "classifier", "bayes")
+
+
+def describers(told: Describer) -> dict[str, Describer]:
+    """Describers that mention more or fewer attributes, or err more or less."""
+    mentions = {f"mentions.{share:g}": replace(told, say_yes=share) for share in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)}
+    errors = {f"errors.{rate:g}": replace(told, error=rate) for rate in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)}
+    return mentions | errors
+
+
+def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
+    """Changes to the profile's model by line. Lines that train D anew train it, and what they are compared with, for
+    fewer steps; those of several samples start from T~ = 5 and K = 8, and R sees fewer people."""
+    most = base.timesteps
+    small = {
+        "refine_people": min(base.people, 12_000),
+        "refine_captions": 1,
+        "refine_steps": min(base.refine_steps, 400),
+    }
+    several = small | {"sampling_steps": min(5, most), "samples": 8}
+    brief = small | {"steps": min(base.steps, 1000)}
+    few = brief | {"people": min(base.people, SMALL), "refine_people": min(base.people, SMALL)}
+    slow = {"batch": min(base.batch, 64), "steps": min(base.steps, 300), "refine_people": min(base.people, SMALL)}
+    unet = small | slow
+    rows: dict[str, dict[str, Any]] = {
+        f"steps.{t}": several | {"sampling_steps": t} for t in (1, 2, 5, 10, 50) if t <= most
+    }
+    rows |= {f"samples.{k}": several | {"samples": k} for k in (1, 2, 4, 8)}
+    scales = (1.0, 2.0) if base.token_drop else (1.0,)
+    rows |= {f"guidance.{g:g}": several | {"guidance": g} for g in scales}
+    rows |= {f"l2.{weight:g}": {"l2": weight} for weight in (0.0, 1.0, 10.0)}
+    rows |= {f"refine_gallery.{'yes' if on else 'no'}": {"refine_gallery": on} for on in (False, True)}
+    rows |= {
+        f"refine_loss.{kind}": {"refine_loss": kind, "refine_gallery": True, "l2": 0.0}
+        for kind in ("cosine", "infonce")
+    }
+    rows |= {f"tokens.{kind}": brief | {"tokens": kind} for kind in ("clauses", "words", "attributes")}
+    rows |= {"denoiser.mlp": unet, "denoiser.unet": unet | {"denoiser": "unet", "width": 32, "depth": 1}}
+    rows |= {f"encoder.{name}": few | {"encoder": name} for name in ("reference", "dlib")}
+    return rows
+
+
+def study_recipe(profile: Profile, name: str) -> Recipe:
+    """The result of one line of ``study``: result.json, verification at random and at hard negatives."""
+    row = study(profile)[name]
+    config = as_config(row) | {"evaluation": as_config(profile.evaluation)}
+    faces = (faces_recipe(profile, role, row.section.encoder) for role in ("val", "gallery"))
+    upstream = (*faces, *_networks(profile, row))
+    return Recipe("diface.study", config, partial(_make_study, row, profile.evaluation), upstream=upstream)
+
+
+def load_study(profile: Profile, store: Store, prefix: str = "") -> pd.DataFrame:
+    """Lines of the study whose name begins with ``prefix``: name, then each number of ``result.json`` by column."""
+    chosen = [name for name in study(profile) if name.startswith(prefix)]
+    results = [
+        json.loads((store.get(study_recipe(profile, name)) / RESULT).read_text(encoding="utf-8")) for name in chosen
+    ]
+    return pd.DataFrame(results, index=pd.Index(chosen, name="row"))
+
+
+def _networks(profile: Profile, row: Row) -> tuple[Recipe, ...]:
+    if row.method == "bayes":
+        return (population_recipe(profile),)
+    if row.method in BASELINES:
+        return (baseline_recipe(profile, row.method),)
+    denoiser = denoiser_recipe(profile, row.section)
+    return (denoiser, refinement_recipe(profile, row.section)) if row.refined else (denoiser,)
+
+
+def _make_study(row: Row, evaluation: Evaluation, folder: Path, upstream: tuple[Path, ...]) -> None:
+    val, test = (read_faces(path) for path in upstream[:2])
+    numbers: dict[str, Any] = {}
+    for name, hard in (("random", False), ("hard", True)):
+        if name == "random" or row.method == "bayes":  # whose bound knows what impostors share
+            matcher = _row_matcher(row, hard, upstream[2:])
+            found = [matches(matcher, f, row.told, range(n), row.unseen) for f, n in ((val, 1), (test, STUDY_SETS))]
+        verified = verification(found[0], found[1], (val, test), evaluation, hard=hard)
+        for measure in ("accuracy", "eer", "auc"):
+            numbers |= {f"{name}_{measure}{k}": v for k, v in _parts(getattr(verified, measure)).items()}
+    write_json(folder / RESULT, numbers | {"n": verified.accuracy.n, "sets": STUDY_SETS})
+
+
+def _parts(estimate: Estimate) -> dict[str, float]:
+    return {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
+
+
+def _row_matcher(row: Row, hard: bool, folders: tuple[Path, ...]) -> Matcher:
+    if row.method == "bayes":
+        return Bayes(row.told, read_population(folders[0]), hard=hard)
+    if row.method in BASELINES:
+        return read_baseline(row.method, row.section, folders[0])
+    return assemble(row.section, *folders)
+
+
+def recipes(profile: Profile) -> list[Recipe]:
+    """What notebook 03 needs once: networks and the population; the lines of the study are ``study_recipes``."""
+    section = profile.diface
+    networks = [denoiser_recipe(profile, section), *(refinement_recipe(profile, s) for s in (section, ours(section)))]
+    baselines = [baseline_recipe(profile, kind) for kind in BASELINES]
+    return [*networks, *baselines, pixels_recipe(profile), population_recipe(profile)]
+
+
+def study_recipes(profile: Profile) -> list[Recipe]:
+    """Every line of the study, each once."""
+    return list({r.key: r for r in (study_recipe(profile, name) for name in study(profile))}.values())

@@ -1,0 +1,179 @@
+"""What DiFace has to beat: matchers in closed form, the Bayes bound, trained ones of the smoke profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diface_world import (
+    CANDID,
+    OF_REFINEMENT,
+    OTHER,
+    A,
+    D,
+    anything,
+    contrast,
+    crowd,
+    everything,
+    randomised,
+    said_tokens,
+)
+from facetransport.artifacts import Recipe, Store
+from facetransport.data import captions
+from facetransport.data.captions import Describer
+from facetransport.diffusion.training import read_model
+from facetransport.papers import diface, diface_baselines
+from facetransport.papers.diface import MODEL, Faces
+from facetransport.papers.diface_baselines import (
+    BASELINES,
+    Bayes,
+    Classifier,
+    Contrastive,
+    DualEncoder,
+    Regression,
+    Seen,
+    baseline_recipe,
+    load_baseline,
+    load_pixels,
+    pixels_recipe,
+)
+from facetransport.profiles import DiFace, Profile
+
+# ----------------------------------------------------------------------------------------------------------- matchers
+
+AGREE = torch.eye(A).repeat_interleave(2, 0) * torch.tensor([-1.0, 1]).repeat(A)[:, None]  # one-hot -> -1, 0, +1
+
+
+class Read(nn.Module):
+    """What was said as a vector of -1, 0, +1: the best that regression can do where nothing else is known."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.sum(1) @ AGREE
+
+
+def agreement(said: np.ndarray, faces: Faces) -> np.ndarray:
+    """Cosine of what was said, as -1, 0 and +1, with the attributes, as -1 and +1."""
+    words, signs = np.choose(said + 1, (0, -1, 1)), np.where(faces.attributes, 1, -1)
+    return words @ signs.T / np.sqrt((words**2).sum(1, keepdims=True) * A)
+
+
+@pytest.mark.parametrize(
+    "matcher", [Regression(Read(), "attributes"), Contrastive(Read(), nn.Identity(), "attributes")]
+)
+def test_regression_and_dual_encoder_compare_by_cosine(matcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, said = crowd(5), anything(16)[:-1]
+    scores = everything(matcher.match(said, faces, seed=0))
+    np.testing.assert_allclose(scores, agreement(said, faces), atol=1e-6)
+    monkeypatch.setattr(diface_baselines, "CHUNK", 4)
+    np.testing.assert_allclose(everything(matcher.match(said, faces, seed=0)), scores, atol=1e-6)
+
+
+class Sure(nn.Module):
+    """Attributes of a feature of ``crowd``, as logits."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return 60 * features
+
+
+def test_sure_attributes_are_scored_by_likelihood() -> None:
+    """log P(said | attributes) - sum over attributes of log P(said of it), by the share of people who have it; read off
+    features or off pixels."""
+    faces, known, said, describer = crowd(5), crowd(50, seed=1), anything(15), Describer(0.1, 0.6, 0.2)
+    prior, persistence = known.attributes.mean(0), known.persistence
+    absent, present = np.exp(describer.log_evidence(np.repeat([[False], [True]], A, 1), persistence))
+    anyone = np.log((1 - prior.repeat(3)) * absent + prior.repeat(3) * present)
+    expected = (
+        describer.log_likelihood(said, faces.attributes, persistence) - (captions.one_hot(said) @ anyone)[:, None]
+    )
+    features, pixels = Classifier(Sure(), prior, persistence, describer), Seen(1.0 * faces.attributes, known, describer)
+    for matcher in (features, pixels):
+        np.testing.assert_allclose(everything(matcher.match(said, faces, seed=0)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("hard", [False, True])
+def test_bayes_is_the_likelihood_ratio(elsewhere: bool, hard: bool) -> None:
+    faces, known, describer = crowd(6), crowd(300, 1, seed=1), Describer(0.1, 0.6, 0.2)
+    said = diface.captions_of(faces, describer, 0)
+    persistence = known.persistence if elsewhere else None
+    own, others = (describer.log_likelihood(said, x.attributes, persistence) for x in (faces, known))
+    meant = faces.groups[:, None] == known.groups if hard else np.ones_like(others, bool)
+    anyone = np.log((np.exp(others) * meant).sum(1) / meant.sum(1))
+    scores = everything(Bayes(describer, known, elsewhere, hard).match(said, faces, seed=0))
+    np.testing.assert_allclose(scores, own - anyone[:, None], atol=1e-6)
+
+
+def test_dual_encoder_learns_by_contrast() -> None:
+    network, tokens, features = randomised(DualEncoder(2 * A, D, 16, 1)), said_tokens(6), torch.randn(6, D)
+    words, images, scale = network.words(tokens), network.images(features), network.log_scale.exp()
+    expected = (contrast(words, images, scale) + contrast(images, words, scale)) / 2
+    torch.testing.assert_close(network(tokens, features), expected)
+
+
+# ---------------------------------------------------------------------------------------------------------- recipes
+
+OF_DENOISER = {"denoiser", "token_drop", "schedule", "timesteps"}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(DiFace)])
+def test_keys_change_with_what_matters_and_with_nothing_else(smoke: Profile, name: str) -> None:
+    other = replace(smoke, diface=replace(smoke.diface, **{name: OTHER[name]}))
+
+    def moves(build: Callable[[Profile], Recipe]) -> bool:
+        return build(smoke).key != build(other).key
+
+    for kind in BASELINES:
+        moved = moves(partial(baseline_recipe, kind=kind))
+        assert moved == (name not in OF_REFINEMENT | OF_DENOISER | {"pixel_steps"})
+    assert moves(pixels_recipe) == (name == "pixel_steps")
+
+
+def test_unknown_baselines_are_refused(smoke: Profile, smoke_store: Store) -> None:
+    for call in (lambda: baseline_recipe(smoke, "gan"), lambda: load_baseline(smoke, smoke_store, "gan")):
+        with pytest.raises(ValueError, match="kind: expected one of regression, contrastive, classifier, got 'gan'"):
+            call()
+
+
+# ------------------------------------------------------------------------------------------------- the smoke profile
+
+
+@pytest.fixture(scope="module")
+def gallery(smoke: Profile, smoke_store: Store) -> Faces:
+    return diface.load_faces(smoke, smoke_store, "gallery")
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_files_describe_themselves(smoke: Profile, smoke_store: Store, gallery: Faces, kind: str) -> None:
+    facts = read_model(smoke_store.get(baseline_recipe(smoke, kind)) / MODEL)[1]
+    assert (facts["step"], facts["dim"]) == (smoke.diface.steps, smoke.reference.embedding)
+    known = len(gallery.names)
+    assert (facts["attributes"], *np.shape(facts["prior"]), *np.shape(facts["persistence"])) == (known, known, known, 2)
+
+
+@pytest.mark.parametrize("kind", ["diface", "regression", "contrastive", "classifier"])
+def test_trained_matchers_score_every_face(smoke: Profile, smoke_store: Store, gallery: Faces, kind: str) -> None:
+    matcher = diface.load(smoke, smoke_store) if kind == "diface" else load_baseline(smoke, smoke_store, kind)
+    said = diface.captions_of(gallery, CANDID, 0)
+    scores = everything(matcher.match(said, gallery, seed=0))
+    assert scores.shape == (len(gallery), len(gallery)) and scores.std() > 0
+    assert np.array_equal(everything(matcher.match(said, gallery, seed=0)), scores)
+    paraphrased = everything(matcher.match(said, gallery, seed=0, unseen=True))
+    assert np.array_equal(paraphrased, scores) == (kind == "classifier")  # which reads no text
+
+
+@pytest.mark.parametrize("role", ["val", "gallery"])
+def test_attributes_read_off_pixels_are_probabilities_of_each_photograph(
+    smoke: Profile, smoke_store: Store, role: str
+) -> None:
+    faces, seen = diface.load_faces(smoke, smoke_store, role), load_pixels(smoke, smoke_store, role)
+    assert seen.present.shape == faces.attributes.shape and seen.population.names == faces.names
+    assert 0 <= seen.present.min() < seen.present.max() <= 1 and (seen.present.std(0) > 0).any()
+    scores = everything(seen.match(diface.captions_of(faces, CANDID, 0), faces, seed=0))
+    assert scores.shape == (len(faces), len(faces)) and np.ptp(scores) > 0
