@@ -158,6 +158,13 @@ def test_given_pairs_by_hand():
     assert (found.n_genuine, found.n_impostor) == (4, 4)
 
 
+def test_the_interval_of_pairs_stays_a_probability():
+    same = np.array([True, False] * 4)
+    left, right = angles(*[0] * 8), angles(0, 90, 0, 90, 0, 90, 80, 90)  # one fold of two fails on its genuine pairs
+    found = verify_pairs(left, right, same, folds=4).accuracy
+    assert 0 < found.low < found.value < 1 and found.high == 1.0
+
+
 # ------------------------------------------------------------------------------------------------------ identification
 
 

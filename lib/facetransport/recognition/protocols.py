@@ -353,7 +353,8 @@ def share(weights: np.ndarray, counts: np.ndarray, bins: slice) -> np.ndarray:
 def verify_pairs(left: np.ndarray, right: np.ndarray, same: np.ndarray, *, folds: int = 10) -> Verification:
     """Verification on given pairs (LFW and the other InsightFace ``.bin`` sets): folds are consecutive, as LFW's are.
 
-    left, right: (P, d) embeddings; same: bool (P,). The interval is Student's over folds; identities are not known.
+    left, right: (P, d) embeddings; same: bool (P,). The interval is Student's over folds, within [0, 1];
+    identities are not known.
     """
     left, right, same = check_embeddings(left), check_embeddings(right), np.asarray(same, bool)
     if left.shape != right.shape or len(same) != len(left):
@@ -367,7 +368,8 @@ def verify_pairs(left: np.ndarray, right: np.ndarray, same: np.ndarray, *, folds
         rest, mine = fold != f, fold == f
         limits[f] = curves.best_threshold(scores[rest & same], scores[rest & ~same])
         each[f] = np.mean((scores[mine] >= limits[f]) == same[mine])
-    accuracy = replace(mean_over_seeds(each.tolist()), n=len(same))
+    mean = mean_over_seeds(each.tolist())
+    accuracy = replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high), n=len(same))
     return Verification(accuracy, each, limits, int(same.sum()), int((~same).sum()))
 
 
