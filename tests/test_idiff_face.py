@@ -89,6 +89,13 @@ def test_guidance_one_is_the_published_method(model: Model) -> None:
     )
 
 
+def test_images_of_a_person_vary_less_at_a_low_temperature(model: Model) -> None:
+    contexts = idiff_face.uniform_contexts(1, model.context_dim, seed=0)
+    drawn = [idiff_face.generate(model, contexts, 8, seed=1, steps=2, temperature=t).images for t in (1.0, 0.1)]
+    published, cool = (images.astype(float).std(0).mean() for images in drawn)
+    assert 0 < cool < 0.5 * published
+
+
 def test_seeds_differ() -> None:
     seeds = idiff_face.sample_seeds(0, range(50), 20)
     assert len(set(seeds)) == 1000

@@ -73,6 +73,7 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
         ({"evaluation.views": 99}, r"evaluation\.views: expected at most rendered\.roles\.test\.views 3, got 99"),
         ({"evaluation.folds": 11}, r"evaluation\.folds: expected at most evaluation\.verification_identities 10"),
         ({"sampling.steps": 51}, r"sampling\.steps: expected at most idiff_face\.timesteps 50, got 51"),
+        ({"sampling.temperature": 0.0}, r"sampling\.temperature: expected above 0, at most 1, got 0\.0"),
         ({"sampling.guidance": -1.0}, r"sampling\.guidance: expected from 0 to below 100 \(1 is none\), got -1\.0"),
         (
             {"sampling.guidance": 2.0, "idiff_face.context_drop": 0.0},

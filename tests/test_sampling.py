@@ -149,6 +149,20 @@ def test_ddpm_mean_is_diffusers_step_without_its_noise(fake: Fake) -> None:
     torch.testing.assert_close(noisy, mean + scheduler.betas[400].sqrt() * noise)
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+def test_temperature_scales_the_starting_noise_and_nothing_else(solver: str, fake: Fake) -> None:
+    def silent(x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        return torch.zeros_like(x)  # every step is then linear in x
+
+    schedule = Schedule()
+    full, half = (sample(silent, SHAPE, None, solver, 10, [3], schedule, temperature=t) for t in (1.0, 0.5))
+    torch.testing.assert_close(half, full / 2)
+    first, last = (sample(fake, SHAPE, None, solver, 10, [3], temperature=t) for t in (1.0, 1e-3))
+    assert not torch.allclose(first, last)
+    other = sample(fake, SHAPE, None, solver, 10, [4], temperature=1e-3)
+    assert (other - last).norm() < 0.1 * (sample(fake, SHAPE, None, solver, 10, [4]) - first).norm()
+
+
 def test_quiet_steps_two_is_the_published_quirk(fake: Fake) -> None:
     """IDiff-Face omits the noise at the last two indices; the rest of the trajectory is the same."""
     paths: dict[int, list[Tensor]] = {1: [], 2: []}
@@ -207,5 +221,8 @@ def test_bad_arguments_are_refused(fake: Fake) -> None:
         sample(Fake().train(), SHAPE, None, "ddim", 10)
     with pytest.raises(ValueError, match="quiet_steps"):
         sample(fake, SHAPE, None, "ddpm", 10, quiet_steps=0)
+    for temperature in (0.0, -1.0, 1.5):
+        with pytest.raises(ValueError, match="temperature: expected above 0 and at most 1"):
+            sample(fake, SHAPE, None, "ddim", 10, temperature=temperature)
     with pytest.raises(ValueError, match="schedule: expected one of linear, cosine"):
         Schedule(kind="sigmoid")

@@ -263,9 +263,11 @@ class Sampling:
     solver: Literal["ddpm", "ddim", "dpm++"]
     steps: int
     guidance: float  # 1: the conditional model, as published
+    temperature: float  # deviation of the starting noise; 1 as published, below 1 for less variety
 
     def __post_init__(self) -> None:
         positive(self, "steps")
+        require(0 < self.temperature <= 1, f"temperature: expected above 0, at most 1, got {self.temperature}")
         require(0 <= self.guidance < 100, f"guidance: expected from 0 to below 100 (1 is none), got {self.guidance}")
 
 

@@ -28,6 +28,7 @@ def sample(
     schedule: Schedule | None = None,
     micro_batch: int | None = None,
     quiet_steps: int = 1,
+    temperature: float = 1.0,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Codes float32 (B, C, h, w) for B = len(seeds), or vectors (B, d).
@@ -38,15 +39,17 @@ def sample(
     linear, T = 1000.
     micro_batch: samples per evaluation of the network, by default its own choice; results are bit-equal for one value.
     quiet_steps: how many last DDPM steps add no noise; 1 is DDPM, 2 is what IDiff-Face's published sampler does.
+    temperature: deviation of the noise that sampling starts from, 1 as published; below 1 samples keep to what is
+    likely, as with low temperatures in Glow (Kingma and Dhariwal 2018, section 6), and vary less.
     callback: called as callback(i, codes) after step i.
-    Raises ValueError for an unknown solver, more steps than timesteps, contexts that do not match the seeds, or a
-    network in training mode (its dropout would act).
+    Raises ValueError for an unknown solver, more steps than timesteps, contexts that do not match the seeds, a
+    temperature outside (0, 1], or a network in training mode (its dropout would act).
     """
-    _check(shape, contexts, seeds, quiet_steps)
+    _check(shape, contexts, seeds, quiet_steps, temperature)
     require_evaluation_mode(denoiser)
     scheduler = (schedule or schedule_of(denoiser)).scheduler(solver, steps)
     generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
-    x = initial_noise(shape, generators) * scheduler.init_noise_sigma
+    x = initial_noise(shape, generators) * scheduler.init_noise_sigma * temperature
     x = x.to(contexts.device if contexts is not None else device_of(denoiser))
     for i, t in enumerate(scheduler.timesteps):
         eps = evaluate(denoiser, x, t, contexts, micro_batch)
@@ -68,7 +71,9 @@ def sample_seeds(seed: int, identities: Sequence[int], samples: int) -> list[int
     ]
 
 
-def _check(shape: Sequence[int], contexts: Tensor | None, seeds: Sequence[int], quiet_steps: int) -> None:
+def _check(
+    shape: Sequence[int], contexts: Tensor | None, seeds: Sequence[int], quiet_steps: int, temperature: float
+) -> None:
     if len(shape) not in (1, 3):
         raise ValueError(f"shape: expected (C, h, w) of one code or (d,) of a vector, got {tuple(shape)}")
     if not len(seeds):
@@ -79,6 +84,10 @@ def _check(shape: Sequence[int], contexts: Tensor | None, seeds: Sequence[int], 
         raise ValueError("contexts: expected finite values, found NaN or inf; look at the recogniser's input")
     if quiet_steps < 1:
         raise ValueError(f"quiet_steps: expected at least 1 (the last DDPM step never adds noise), got {quiet_steps}")
+    if not 0 < temperature <= 1:
+        raise ValueError(
+            f"temperature: expected above 0 and at most 1 (the published 1 is the prior), got {temperature}"
+        )
 
 
 def device_of(denoiser: Denoiser) -> torch.device:

@@ -179,12 +179,13 @@ def generate(
     steps: int = 20,
     guidance: float = 1.0,
     identities: Sequence[int] | None = None,
+    temperature: float = 1.0,
 ) -> FaceSet:
     """Images of each context: a FaceSet of len(contexts) x samples_per_identity, columns identity and sample.
 
     contexts: (n, d), unit norm, or (n, samples_per_identity, d): one for each image. identities: labels, by default 0
     to n - 1; images of identity i depend on (seed, i) and its contexts only. guidance: 1 is the published method; above
-    1 needs ``context_drop`` in training.
+    1 needs ``context_drop`` in training. temperature: as for ``sample``, 1 as published.
     """
     contexts = _unit(contexts, model.context_dim, samples_per_identity)
     labels = np.arange(len(contexts)) if identities is None else np.asarray(identities)
@@ -193,10 +194,9 @@ def generate(
     denoiser = classifier_free(model.denoiser, guidance)
     seeds = sample_seeds(seed, labels.tolist(), samples_per_identity)
     repeated = contexts.expand(-1, samples_per_identity, -1).flatten(0, 1).to(device_of(model.denoiser))
+    draw = partial(sample, denoiser, model.shape, solver=solver, steps=steps, temperature=temperature)
     images = [
-        to_uint8(
-            model.decode(sample(denoiser, model.shape, repeated[i : i + CHUNK], solver, steps, seeds[i : i + CHUNK]))
-        )
+        to_uint8(model.decode(draw(repeated[i : i + CHUNK], seeds=seeds[i : i + CHUNK])))
         for i in range(0, len(seeds), CHUNK)
     ]
     table = {
