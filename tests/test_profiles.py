@@ -64,7 +64,10 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
         ({"reference.layers": [1, 1, "x", 1]}, r"reference\.layers\[2\]: expected a whole number, got 'x'"),
         ({"reference.layers": [1, 1]}, r"reference\.layers: expected 4 numbers"),
         ({"reference.head": "softmax"}, r"reference\.head: expected one of cosface, arcface, adaface; got 'softmax'"),
-        ({"sampling.solver": "euler"}, r"sampling\.solver: expected one of ddpm, ddim, dpm\+\+; got 'euler'"),
+        (
+            {"sampling.solver": "euler"},
+            r"sampling\.solver: expected one of ddpm, ddim, dpm\+\+, sde-dpm\+\+; got 'euler'",
+        ),
         ({"rendered.roles.train": None}, r"rendered\.roles: expected exactly generator, train, val, test"),
         ({"rendered.roles.dev": {"identities": 1, "views": 1}}, r"rendered\.roles: expected exactly"),
         ({"rendered.roles.test.views": 0}, r"rendered\.roles\.test\.views: expected above 0, got 0"),

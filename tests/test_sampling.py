@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.sampling import ddpm_step, initial_noise, predicted_x0, sample
-from facetransport.diffusion.schedule import Schedule, add_noise
+from facetransport.diffusion.schedule import SOLVERS, Schedule, add_noise
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers under numpy 2
 SHAPE = (3, 8, 8)
@@ -54,7 +54,8 @@ def diffusers_loop(scheduler, fake: Fake, c: Tensor, seeds: range, steps: int) -
     for t in scheduler.timesteps:
         with torch.no_grad():
             eps = fake(x, t.expand(len(x)), c)
-        noise = {"generator": drawn} if isinstance(scheduler, DDPMScheduler) else {}
+        stochastic = isinstance(scheduler, DDPMScheduler) or "sde" in scheduler.config.get("algorithm_type", "")
+        noise = {"generator": drawn} if stochastic else {}
         x = scheduler.step(eps, t, x, **noise).prev_sample
     return x
 
@@ -64,6 +65,7 @@ def diffusers_loop(scheduler, fake: Fake, c: Tensor, seeds: range, steps: int) -
     [
         ("ddim", 20, DDIMScheduler(**LINEAR, clip_sample=False, timestep_spacing="trailing")),
         ("dpm++", 20, DPMSolverMultistepScheduler(**LINEAR, algorithm_type="dpmsolver++", solver_order=2)),
+        ("sde-dpm++", 20, DPMSolverMultistepScheduler(**LINEAR, algorithm_type="sde-dpmsolver++", solver_order=2)),
         ("ddpm", 1000, DDPMScheduler(**LINEAR, clip_sample=False, variance_type="fixed_large")),
         ("ddpm", 50, DDPMScheduler(**LINEAR, clip_sample=False, variance_type="fixed_large")),
     ],
@@ -105,7 +107,7 @@ def test_ddim_equals_diffusers_pipeline() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "mixer", "transformer", "unet_ca", "unet_adagn"])
-@pytest.mark.parametrize("solver", ["ddim", "dpm++", "ddpm"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_batch_of_eight_equals_eight_singles_bit_for_bit(kind: str, solver: str) -> None:
     torch.manual_seed(0)
     network = denoisers.build(kind, (4, 8, 8), 64 if kind != "unet_ca" else 32, 1, 16, 32, 0.25, Schedule()).eval()
@@ -125,7 +127,7 @@ def test_batch_larger_than_the_micro_batch_equals_singles(fake: Fake) -> None:
     assert torch.equal(batch[17:18], sample(fake, SHAPE, c[17:18], "ddpm", 3, [17], micro_batch=8))
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++", "ddpm"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_vectors_are_sampled_as_codes_that_were_flattened(fake: Fake, solver: str) -> None:
     """Vectors (d,) and contexts of tokens (B, L, e), here of rows that sum to the contexts of the codes."""
     c, codes = contexts(3), lambda x: x.unflatten(1, SHAPE)
@@ -194,13 +196,13 @@ def test_schedules_equal_diffusers_to_the_bit() -> None:
     torch.testing.assert_close(add_noise(x0, noise, Schedule().alphas_cumprod[t]), theirs)
 
 
-@pytest.mark.parametrize(("solver", "steps"), [("ddpm", 50), ("ddim", 50), ("dpm++", 49)])
+@pytest.mark.parametrize(("solver", "steps"), [("ddpm", 50), ("ddim", 50), ("dpm++", 49), ("sde-dpm++", 49)])
 def test_as_many_steps_as_can_be_stay_finite(fake: Fake, solver: str, steps: int) -> None:
     assert sample(fake, SHAPE, None, solver, steps, [0], schedule=Schedule(50, "cosine")).isfinite().all()
 
 
 def test_bad_arguments_are_refused(fake: Fake) -> None:
-    with pytest.raises(ValueError, match=r"solver: expected one of ddpm, ddim, dpm\+\+, got 'euler'"):
+    with pytest.raises(ValueError, match=r"solver: expected one of ddpm, ddim, dpm\+\+, sde-dpm\+\+, got 'euler'"):
         sample(fake, SHAPE, None, "euler", 10)
     with pytest.raises(ValueError, match=r"steps: expected 1\.\.1000"):
         sample(fake, SHAPE, None, "ddim", 1001)

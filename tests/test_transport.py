@@ -198,7 +198,7 @@ def test_sde_has_the_same_marginals_as_the_ode() -> None:
     assert correlation == pytest.approx(a**0.5 * spread[0] / spread[1], abs=0.02)
 
 
-@pytest.mark.parametrize(("solver", "steps"), [("ddim", 200), ("dpm++", 50), ("ddpm", 200)])
+@pytest.mark.parametrize(("solver", "steps"), [("ddim", 200), ("dpm++", 50), ("sde-dpm++", 50), ("ddpm", 200)])
 def test_sampling_ends_in_the_described_distribution(world: Mixture, solver: str, steps: int) -> None:
     """Theorem-level check of papers.md 1.2: moments of p(z_0 | c), within Monte-Carlo error and that of the steps."""
     n = 2000

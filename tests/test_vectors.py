@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facetransport.diffusion.sampling import predicted_x0, sample
-from facetransport.diffusion.schedule import Schedule, add_noise
+from facetransport.diffusion.schedule import SOLVERS, Schedule, add_noise
 from facetransport.diffusion.vectors import (
     Described,
     MultiLayer,
@@ -108,7 +108,7 @@ def test_every_parameter_learns(kind: str) -> None:
     assert not idle
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++", "ddpm"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_batch_equals_singles_bit_for_bit(denoiser: VectorDenoiser, solver: str) -> None:
     tokens = inputs()[2]
     batch = sample(denoiser, (16,), tokens, solver, 3, range(8), micro_batch=16)

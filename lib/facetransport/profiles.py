@@ -260,7 +260,7 @@ class SyntheticRecognition:
 class Sampling:
     """The solver that turns noise into codes."""
 
-    solver: Literal["ddpm", "ddim", "dpm++"]
+    solver: Literal["ddpm", "ddim", "dpm++", "sde-dpm++"]
     steps: int
     guidance: float  # 1: the conditional model, as published
     temperature: float  # deviation of the starting noise; 1 as published, below 1 for less variety

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from facetransport.diffusion.batching import in_fixed_batches
 from facetransport.diffusion.guidance import Denoiser, micro_batch_of, require_evaluation_mode, schedule_of
-from facetransport.diffusion.schedule import Schedule
+from facetransport.diffusion.schedule import STOCHASTIC, Schedule
 
 
 def sample(
@@ -34,9 +34,9 @@ def sample(
     """Codes float32 (B, C, h, w) for B = len(seeds), or vectors (B, d).
 
     shape: (C, h, w) or (d,). contexts: (B, d), one per seed (or (B, L, e), tokens), or None for the null context.
-    solver: "ddpm" (ancestral, sigma_t = sqrt(beta_t)), "ddim" (eta 0) or "dpm++" (DPM-Solver++ 2M). schedule: the one
-    that the denoiser was trained with, by default the denoiser's own where it says (``denoiser.schedule``), else
-    linear, T = 1000.
+    solver: "ddpm" (ancestral, sigma_t = sqrt(beta_t)), "ddim" (eta 0), "dpm++" (DPM-Solver++ 2M) or "sde-dpm++" (the
+    same for the reverse SDE: noise in every step, as DDPM). schedule: the one that the denoiser was trained with, by
+    default the denoiser's own where it says (``denoiser.schedule``), else linear, T = 1000.
     micro_batch: samples per evaluation of the network, by default its own choice; results are bit-equal for one value.
     quiet_steps: how many last DDPM steps add no noise; 1 is DDPM, 2 is what IDiff-Face's published sampler does.
     temperature: deviation of the noise that sampling starts from, 1 as published; below 1 samples keep to what is
@@ -56,7 +56,8 @@ def sample(
         if solver == "ddpm":
             x = ddpm_step(scheduler, eps, t, x, None if i >= steps - quiet_steps else generators)
         else:
-            x = scheduler.step(eps, t, x).prev_sample
+            noise = {"generator": generators} if solver in STOCHASTIC else {}
+            x = scheduler.step(eps, t, x, **noise).prev_sample
         if callback:
             callback(i, x)
     return x

@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 KINDS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # ours -> diffusers'
-SOLVERS = ("ddpm", "ddim", "dpm++")
+SOLVERS = ("ddpm", "ddim", "dpm++", "sde-dpm++")
+STOCHASTIC = ("ddpm", "sde-dpm++")  # draw noise in every step, not only at the start
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,16 @@ class Schedule:
         return DDPMScheduler(**self._arguments()).alphas_cumprod
 
     def scheduler(self, solver: str, steps: int) -> Any:
-        """diffusers' scheduler of a solver ("ddpm", "ddim", "dpm++"), timesteps set, for noise predictions.
+        """diffusers' scheduler of a solver (one of SOLVERS), timesteps set, for noise predictions.
 
         For "ddim" choose steps that divide ``timesteps``: diffusers strides by timesteps // steps even where its
         timesteps lie further apart, and then lands beside the path.
         """
         if solver not in SOLVERS:
             raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
-        most = self.timesteps - (solver == "dpm++")  # at T steps diffusers' DPM-Solver++ meets a timestep twice: NaN
+        most = self.timesteps - solver.endswith(
+            "dpm++"
+        )  # at T steps diffusers' DPM-Solver++ meets a timestep twice: NaN
         if not 1 <= steps <= most:
             raise ValueError(f"steps: expected 1..{most} ({solver}, T = {self.timesteps}), got {steps}")
         scheduler = self._build(solver)
@@ -57,7 +60,8 @@ class Schedule:
         if solver == "ddim":
             spacing = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
             return DDIMScheduler(**self._arguments(), clip_sample=False, **spacing)
-        return DPMSolverMultistepScheduler(**self._arguments(), algorithm_type="dpmsolver++", solver_order=2)
+        kind = {"dpm++": "dpmsolver++", "sde-dpm++": "sde-dpmsolver++"}[solver]
+        return DPMSolverMultistepScheduler(**self._arguments(), algorithm_type=kind, solver_order=2)
 
     def _arguments(self) -> dict[str, Any]:
         data = asdict(self)
