@@ -225,10 +225,12 @@ class Generation:
     samples: int  # images of each
     cpd: float  # of the network that draws them
     guidance: float  # 1: the conditional model, as published
+    temperature: float  # of the starting noise; 1 as published
     seed: int
 
     def __post_init__(self) -> None:
         positive(self, "identities", "samples")
+        require(0 < self.temperature <= 1, f"temperature: expected above 0, at most 1, got {self.temperature}")
         require(self.identities >= 4, f"identities: expected at least 4 (half of them is a set), got {self.identities}")
         require(0 <= self.cpd < 1, f"cpd: expected within [0, 1), got {self.cpd}")
         require(0 <= self.guidance < 100, f"guidance: expected from 0 to below 100 (1 is none), got {self.guidance}")

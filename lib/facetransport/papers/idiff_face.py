@@ -232,6 +232,7 @@ def generate_into(
     steps: int = 20,
     guidance: float = 1.0,
     workers: int | None = None,
+    temperature: float = 1.0,
 ) -> FaceSet:
     """``generate`` for sets of any size: in shards, on every core, into ``folder``; resumes where a kill stopped it.
 
@@ -242,7 +243,7 @@ def generate_into(
     if samples < 1:
         raise ValueError(f"samples: expected at least one per identity, got {samples}")
     contexts = _unit(contexts, model.context_dim, samples).cpu()
-    settings = {"seed": seed, "solver": solver, "steps": steps, "guidance": float(guidance)}
+    settings = {"seed": seed, "solver": solver, "steps": steps, "guidance": float(guidance), "temperature": temperature}
     plan = settings | {"identities": len(contexts), "samples": samples, "digest": _digest(model, contexts)}
     if shards.claim(folder, plan):
         return FaceSet.load(folder)
@@ -544,6 +545,7 @@ def dataset_recipe(
     samples: int | None = None,
     solver: str | None = None,
     steps: int | None = None,
+    temperature: float | None = None,
 ) -> Recipe:
     """A labelled FaceSet of new people, ``identities x samples`` images; what is not given is ``profile.generation``'s,
     and solver and steps ``profile.sampling``'s.
@@ -559,10 +561,13 @@ def dataset_recipe(
         "identities": main.identities if identities is None else identities,
         "samples": main.samples if samples is None else samples,
         "guidance": float(main.guidance if guidance is None else guidance),
+        "temperature": float(main.temperature if temperature is None else temperature),
         "seed": main.seed,
         "solver": solver or profile.sampling.solver,
         "steps": steps or profile.sampling.steps,
     }
+    if config["temperature"] == 1:
+        del config["temperature"]
     upstream = (recipe(profile, cpd, variant), codes.recipe(profile), contexts_recipe(profile, kind))
     _require_contexts(profile, kind, config["identities"])
     _require_set(section, config)
@@ -582,6 +587,7 @@ def _make_set(config: dict[str, Any], folder: Path, upstream: tuple[Path, ...]) 
     contexts = _read_contexts(upstream[2])[: config["identities"]]
     contexts = contexts[:, : config["samples"]] if contexts.ndim == 3 else contexts
     settings = {name: config[name] for name in ("samples", "seed", "solver", "steps", "guidance")}
+    settings["temperature"] = config.get("temperature", 1.0)
     generate_into(folder, _read_model(*upstream[:2]), contexts, **settings)
 
 
