@@ -566,7 +566,7 @@ def dataset_recipe(
         "solver": solver or profile.sampling.solver,
         "steps": steps or profile.sampling.steps,
     }
-    if config["temperature"] == 1:
+    if config["temperature"] == 1:  # the prior: what a set without a word about it is drawn from
         del config["temperature"]
     upstream = (recipe(profile, cpd, variant), codes.recipe(profile), contexts_recipe(profile, kind))
     _require_contexts(profile, kind, config["identities"])
@@ -605,7 +605,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     n, authentic = profile.generation.identities, rendered.recipe(profile, "authentic")
     plda, slowest = dataset_recipe(profile, "plda"), profile.idiff_face.timesteps
     half = (profile.generation.samples + 1) // 2
-    quarter = partial(dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0)  # slow sets are costly
+    quarter = partial(dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0, temperature=1.0)  # slow: small
     fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
     slow = quarter(solver="ddpm", steps=slowest)
     return {
@@ -636,23 +636,25 @@ def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
     return {(row, seed): recognition_run(profile, row, seed) for row in recognition_rows(profile) for seed in seeds}
 
 
-Choice = tuple[str, float, float, float]
-"""Contexts, CPD, guidance, learning rate."""
+Choice = tuple[str, float, float, float, float]
+"""Contexts, CPD, guidance, temperature, learning rate."""
 
 
 def pilot_runs(profile: Profile) -> dict[Choice, Recipe]:
     """One run each, with the first seed, to choose the main set and the learning rate by, on `val` people."""
     main, section = profile.generation, profile.synthetic_recognition
     lr = section.training.lr
-    tried: list[Choice] = [(kind, main.cpd, main.guidance, lr) for kind in ("uniform", "two_stage", "matched", "plda")]
+    kinds = ("uniform", "two_stage", "matched", "plda")
+    tried: list[Choice] = [(kind, main.cpd, main.guidance, 1.0, lr) for kind in kinds]
     scales = (1.0, 2.0, 3.0) if profile.idiff_face.context_drop else (1.0,)
-    tried += [("plda", 0.25, scale, lr) for scale in scales]
-    tried += [("plda", main.cpd, main.guidance, rate) for rate in section.lrs]
+    tried += [("plda", 0.25, scale, 1.0, lr) for scale in scales]
+    tried += [("plda", main.cpd, main.guidance, temperature, lr) for temperature in (0.7, 0.5)]
+    tried += [("plda", main.cpd, main.guidance, main.temperature, rate) for rate in section.lrs]
     return {choice: _pilot(profile, *choice) for choice in tried}
 
 
-def _pilot(profile: Profile, kind: str, cpd: float, guidance: float, lr: float) -> Recipe:
-    faces = dataset_recipe(profile, kind, cpd=cpd, guidance=guidance)
+def _pilot(profile: Profile, kind: str, cpd: float, guidance: float, temperature: float, lr: float) -> Recipe:
+    faces = dataset_recipe(profile, kind, cpd=cpd, guidance=guidance, temperature=temperature)
     return benchmark.recipe(profile, faces, "pilot", "randaugment", lr, profile.synthetic_recognition.seeds[0])
 
 
