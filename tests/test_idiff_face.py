@@ -397,18 +397,22 @@ def test_set_of_a_profile(smoke: Profile, smoke_store: Store, model: Model) -> N
     faces = FaceSet.load(smoke_store.get(recipe))
     main, contexts = smoke.generation, idiff_face.load_contexts(smoke, smoke_store, "uniform", 8)
     assert len(faces) == main.identities * main.samples
-    again = idiff_face.generate(
-        model, contexts[:2], main.samples, main.seed, smoke.sampling.solver, smoke.sampling.steps
-    )
+    how = {"solver": smoke.sampling.solver, "steps": smoke.sampling.steps}
+    assert main.temperature < 1
+    again = idiff_face.generate(model, contexts[:2], main.samples, main.seed, temperature=main.temperature, **how)
     assert np.array_equal(faces.images[:8], again.images)
+    published = FaceSet.load(smoke_store.get(idiff_face.dataset_recipe(smoke, "uniform", 2, temperature=1)))
+    again = idiff_face.generate(model, contexts[:2], main.samples, main.seed, **how)
+    assert np.array_equal(published.images, again.images) and not np.array_equal(faces.images[:8], again.images)
     others = [
         idiff_face.dataset_recipe(smoke, "matched"),
         idiff_face.dataset_recipe(smoke, "uniform", identities=4),
         idiff_face.dataset_recipe(smoke, "uniform", guidance=2),
+        idiff_face.dataset_recipe(smoke, "uniform", temperature=1),
         idiff_face.dataset_recipe(smoke, "uniform", cpd=0.5),
         idiff_face.dataset_recipe(smoke, "uniform", variant="ca"),
     ]
-    assert len({recipe.key, *(r.key for r in others)}) == 6
+    assert len({recipe.key, *(r.key for r in others)}) == 7
     assert idiff_face.dataset_recipe(smoke, "uniform", 8, 0.25, None, 1, 4).key == recipe.key
 
 
@@ -430,8 +434,8 @@ def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
     assert runs["plda_half", 0].upstream[0].config["identities"] * 4 == rows["plda_double"][0].config["identities"]
     main, section = smoke.generation, smoke.synthetic_recognition
     pilots = idiff_face.pilot_runs(smoke)
-    assert {("plda", main.cpd, main.guidance, lr) for lr in section.lrs} <= set(pilots)
-    assert pilots["plda", 0.25, 3.0, section.training.lr].upstream[0].config["guidance"] == 3
+    assert {("plda", main.cpd, main.guidance, main.temperature, lr) for lr in section.lrs} <= set(pilots)
+    assert pilots["plda", 0.25, 3.0, 1.0, section.training.lr].upstream[0].config["guidance"] == 3
     with pytest.raises(ValueError, match="row: expected one of authentic"):
         idiff_face.recognition_run(smoke, "casia", 0)
 

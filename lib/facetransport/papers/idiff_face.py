@@ -605,7 +605,9 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     n, authentic = profile.generation.identities, rendered.recipe(profile, "authentic")
     plda, slowest = dataset_recipe(profile, "plda"), profile.idiff_face.timesteps
     half = (profile.generation.samples + 1) // 2
-    quarter = partial(dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0, temperature=1.0)  # slow: small
+    quarter = partial(
+        dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0, temperature=1.0
+    )  # slow: small
     fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
     slow = quarter(solver="ddpm", steps=slowest)
     return {
