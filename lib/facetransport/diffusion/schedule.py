@@ -43,9 +43,8 @@ class Schedule:
         """
         if solver not in SOLVERS:
             raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
-        most = self.timesteps - solver.endswith(
-            "dpm++"
-        )  # at T steps diffusers' DPM-Solver++ meets a timestep twice: NaN
+        # at T steps diffusers' DPM-Solver++ meets a timestep twice: NaN
+        most = self.timesteps - solver.endswith("dpm++")
         if not 1 <= steps <= most:
             raise ValueError(f"steps: expected 1..{most} ({solver}, T = {self.timesteps}), got {steps}")
         scheduler = self._build(solver)

@@ -238,7 +238,8 @@ def generate_into(
 
     Images of identity i depend on (seed, i) and its context only, bit for bit on CPU, whatever the shard, the number
     of workers and the set's size: the set of the first contexts is the beginning of the set of all of them. ``folder``
-    also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one).
+    also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one). guidance,
+    temperature: as for ``generate``.
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least one per identity, got {samples}")
@@ -605,9 +606,8 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     n, authentic = profile.generation.identities, rendered.recipe(profile, "authentic")
     plda, slowest = dataset_recipe(profile, "plda"), profile.idiff_face.timesteps
     half = (profile.generation.samples + 1) // 2
-    quarter = partial(
-        dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0, temperature=1.0
-    )  # slow: small
+    # small, because the published solver is slow
+    quarter = partial(dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0, temperature=1.0)
     fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
     slow = quarter(solver="ddpm", steps=slowest)
     return {
