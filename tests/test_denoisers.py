@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from facetransport.diffusion import denoisers
-from facetransport.diffusion.denoisers import Denoiser, DenoiserConfig
+from facetransport.diffusion.denoisers import Denoiser, DenoiserConfig, Velocity
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.unet import UNet
 
@@ -70,6 +70,23 @@ def test_build_makes_the_papers_unet_too() -> None:
     assert isinstance(unet, UNet)
     assert sum(p.numel() for p in unet.parameters()) == 216_341_187
     assert unet.cpd.p == 0.25
+
+
+@pytest.mark.parametrize("kind", ["unet_ca", "unet_adagn"])
+def test_a_unet_that_predicts_v_is_the_published_one_in_other_terms(kind: str) -> None:
+    torch.manual_seed(0)
+    wrapped = denoisers.build(kind, (4, 8, 8), 32, 1, 16, 32, 0.25, Schedule(), "v").eval()
+    for p in wrapped.parameters():
+        nn.init.normal_(p, std=0.1)
+    assert isinstance(wrapped, Velocity) and isinstance(wrapped.network, UNet)
+    x, (_, t, y) = torch.randn(6, 4, 8, 8), inputs()
+    abar = Schedule().alphas_cumprod[t].view(-1, 1, 1, 1)
+    eps = wrapped(x, t, y)
+    v = wrapped.network(x, t, 4 * y)  # 16 components of variance 1
+    x0 = (x - (1 - abar).sqrt() * eps) / abar.sqrt()
+    torch.testing.assert_close(abar.sqrt() * eps - (1 - abar).sqrt() * x0, v, atol=1e-3, rtol=0)
+    torch.testing.assert_close(wrapped(x, t, 0 * y), wrapped(x, t, None))
+    assert not torch.allclose(eps, wrapped(x, t, y.roll(1, 0)))
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -312,6 +312,7 @@ def test_variants_have_stages_and_keys_of_their_own(smoke: Profile) -> None:
     assert [r.stage for r in variants] == [f"idiff_face.{v}" for v in smoke.idiff_face_variants]
     assert len({r.key for r in variants} | {idiff_face.recipe(smoke).key}) == len(variants) + 1
     assert idiff_face.recipe(smoke, 0.5, "ca").stage == "idiff_face.ca.cpd50"
+    assert idiff_face.recipe(smoke, 0.25, "ca").key == idiff_face.recipe(smoke, variant="ca").key  # its own level
     own = replace(smoke, idiff_face_variants={"same": smoke.idiff_face})
     assert idiff_face.recipe(own, variant="same").key == idiff_face.recipe(smoke).key
     assert idiff_face.recipe(own, 0.5, "same").key == idiff_face.recipe(smoke, 0.5).key
@@ -321,11 +322,13 @@ def test_variants_have_stages_and_keys_of_their_own(smoke: Profile) -> None:
 
 def test_everything_made_once_is_listed_once(smoke: Profile) -> None:
     stages = [r.stage for r in idiff_face.recipes(smoke)]
-    assert len(stages) == len(set(stages)) == 3 + len(smoke.idiff_face_variants) - 1 + 3
+    levels, ways = len(idiff_face.LEVELS), len(idiff_face.conditioned_variants(smoke))
+    assert ways == 2 and len(stages) == len(set(stages)) == levels + levels * ways + 3
     assert not {"idiff_face.unconditional", "idiff_face.contexts.plda"} & set(stages)  # not to be shipped
     assert {"idiff_face.cpd0", "idiff_face.ca", "idiff_face.contexts.two_stage"} <= set(stages)
     bare = [r.stage for r in idiff_face.recipes(replace(smoke, idiff_face_variants={}))]
-    assert set(stages) - set(bare) == {"idiff_face.ca", "idiff_face.adagn", "idiff_face.contexts.two_stage"}
+    more = {f"idiff_face.{way}{level}" for way in ("ca", "adagn") for level in ("", ".cpd0", ".cpd50")}
+    assert set(stages) - set(bare) == more | {"idiff_face.contexts.two_stage"}
 
 
 @pytest.mark.parametrize("variant", ["ca", "adagn"])

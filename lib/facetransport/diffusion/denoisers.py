@@ -1,7 +1,7 @@
 """Denoisers for the laptop: codes of about 512 numbers, contract of the U-Net: eps = denoiser(x_t, t, context).
 
-Inside, a network computes v; the denoiser returns eps = sqrt(1 - abar_t) x_t + sqrt(abar_t) v (Salimans and Ho 2022,
-app. D), so that samplers and guidance see noise predictions, as in the papers. All share: a sinusoid of t, CPD on the
+Inside, a network computes v, from contexts of unit variance per component; the denoiser returns eps (`eps_from_v`), so
+that samplers and guidance see noise predictions, as in the papers. All but the U-Net share: a sinusoid of t, CPD on the
 projected context, and modulation of each block by both (adaptive layer norm, gates that start at zero: Peebles and Xie
 2023).
 """
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.diffusion.schedule import Schedule
+from facetransport.diffusion.schedule import Schedule, eps_from_v
 from facetransport.diffusion.unet import UNet, UNetConfig, project_context, sinusoid
 
 
@@ -169,12 +169,34 @@ class Denoiser(nn.Module):
         self.register_buffer("abar", config.schedule.alphas_cumprod, persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        scaled = None if context is None else context * self.config.context_dim**0.5  # unit variance per component
-        c = project_context(self.context_emb, self.cpd, scaled, x)
+        c = project_context(self.context_emb, self.cpd, _unit_variance(context), x)
         time = self.time(sinusoid(t, 128).to(x.dtype))
         v = self.body(x, self.merge(torch.cat([time, c], dim=1)))
-        abar = self.abar[t].view(-1, 1, 1, 1)
-        return (1 - abar).sqrt() * x + abar.sqrt() * v
+        return eps_from_v(x, v, self.abar[t])
+
+
+class Velocity(nn.Module):
+    """A U-Net that computes v from contexts of unit variance, as the laptop's other networks do; returns eps like them.
+
+    Predicting eps, as published, weighs high noise by abar_t, nearly nothing, and only there is the context all that is
+    known: in minutes of training such a network does not learn to look at it (notebook 08).
+    """
+
+    abar: Tensor
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = network.schedule
+        self.register_buffer("abar", network.schedule.alphas_cumprod, persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        return eps_from_v(x, self.network(x, t, _unit_variance(context)), self.abar[t])
+
+
+def _unit_variance(context: Tensor | None) -> Tensor | None:
+    """Unit vectors (B, d), each component scaled to a variance of 1."""
+    return None if context is None else context * context.shape[-1] ** 0.5
 
 
 def build(
@@ -186,11 +208,16 @@ def build(
     projected_dim: int,
     cpd: float,
     schedule: Schedule,
+    prediction: str = "eps",
 ) -> nn.Module:
-    """A denoiser by name: the laptop's, or the paper's U-Net ("unet_ca", "unet_adagn"; depth = blocks per level)."""
+    """A denoiser by name: the laptop's, or the paper's U-Net ("unet_ca", "unet_adagn"; depth = blocks per level).
+
+    prediction: what a U-Net computes inside, "eps" as published or "v"; the others always compute v.
+    """
     if not kind.startswith("unet_"):
         return Denoiser(DenoiserConfig(kind, shape, width, depth, context_dim, projected_dim, cpd, schedule))  # type: ignore[arg-type]
     levels = 4 if shape[1] >= 32 else 2
     multipliers, attention = (1, 2, 2, 2)[:levels], (False, True, True, True)[:levels]
     config = UNetConfig(shape[0], width, multipliers, attention, depth, 32, context_dim, projected_dim, cpd, kind[5:])
-    return UNet(config, schedule)
+    network = UNet(config, schedule)
+    return Velocity(network) if prediction == "v" else network

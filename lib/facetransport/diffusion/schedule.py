@@ -73,6 +73,12 @@ def add_noise(x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
     return abar.sqrt() * x0 + (1 - abar).sqrt() * noise
 
 
+def eps_from_v(x: Tensor, v: Tensor, abar: Tensor) -> Tensor:
+    """x_t, v (B, ...); abar (B,) -> eps = sqrt(1 - abar) x_t + sqrt(abar) v (Salimans and Ho 2022, appendix D)."""
+    abar = abar.view(-1, *[1] * (x.ndim - 1))
+    return (1 - abar).sqrt() * x + abar.sqrt() * v
+
+
 def uniform_timesteps(n: int, schedule: Schedule, generator: torch.Generator) -> Tensor:
     """int64 (n,), uniform on 0 .. timesteps - 1."""
     return torch.randint(schedule.timesteps, (n,), generator=generator, device=generator.device)

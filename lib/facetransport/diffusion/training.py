@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from facetransport.artifacts import replacing
 from facetransport.diffusion.schedule import Schedule, add_noise, uniform_timesteps
-from facetransport.tensors import expanded
+from facetransport.tensors import expanded, mixed_precision
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator, int], Tensor]
 """loss(model, rows int64 (B,), generator, step) -> scalar; rows index the caller's data."""
@@ -41,7 +41,7 @@ class TrainingConfig:
     """How a network is trained. batch: of all processes together. ema: decay of the averaged weights, 0 for none.
 
     decay: how lr falls after ``warmup`` steps: "constant", "cosine" (to 0 at ``steps``) or "restarts" (IDiff-Face's
-    warm restarts: cosine cycles of 10k, 20k, 40k, 80k steps).
+    warm restarts: cosine cycles of 10k, 20k, 40k, 80k steps). bf16: mixed precision, on devices that have it.
     """
 
     steps: int
@@ -196,7 +196,7 @@ def _one_step(
         group["lr"] = lr_at(step, config)
     optimizer.zero_grad()
     with _step_randomness(config.seed, step, rank, device) as generator:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with mixed_precision(device, config.bf16):
             value = loss(model, rows, generator, step)
         _require_finite(float(value.detach()), "loss", step)
         accelerator.backward(value)

@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from facetransport.diffusion.denoisers import MLPBlock
-from facetransport.diffusion.schedule import Schedule
+from facetransport.diffusion.schedule import Schedule, eps_from_v
 from facetransport.diffusion.unet import sinusoid
 
 TYPICAL = 10  # statements of a description: keeps their sum near unit scale
@@ -173,5 +173,4 @@ class VectorDenoiser(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, tokens: Tensor | None = None) -> Tensor:
         v = self.body(z, t, tokens)
-        abar = self.abar[t].view(-1, 1)
-        return (1 - abar).sqrt() * z + abar.sqrt() * v
+        return eps_from_v(z, v, self.abar[t])

@@ -57,6 +57,7 @@ from facetransport.tensors import compact
 UNCONDITIONAL = "unconditional"  # the variant that draws the faces of two-stage contexts
 MODEL, CONTEXTS = "model.safetensors", "contexts.safetensors"
 LEVELS = (0.0, 0.25, 0.5)  # of CPD, in the paper
+SMALLEST = 2**10  # matrix that is rounded to whole numbers for shipping: small U-Nets are made of such
 CHUNK = 256  # samples drawn at a time, and about as many images in a shard: bounds memory, changes nothing else
 
 
@@ -289,15 +290,15 @@ def _digest(model: Model, contexts: Tensor) -> str:
 def recipe(profile: Profile, cpd: float | None = None, variant: str | None = None) -> Recipe:
     """The trained denoiser at a CPD level (by default the profile's): stage ``idiff_face.cpd25`` at 0.25.
 
-    variant: a name in the profile's ``idiff_face_variants``, another network: stage ``idiff_face.<variant>``. A
-    variant that is the profile's own network has its recipe.
+    variant: a name in the profile's ``idiff_face_variants``, another network: stage ``idiff_face.<variant>``, at a
+    level other than its own ``idiff_face.<variant>.cpd0``. A variant that is the profile's own network has its recipe.
     """
     section = network_section(profile, cpd, variant)
     level = f"cpd{round(100 * section.cpd)}"
     if variant is None or section == replace(profile.idiff_face, cpd=section.cpd):
         stage = f"idiff_face.{level}"
     else:
-        stage = f"idiff_face.{variant}" if cpd is None else f"idiff_face.{variant}.{level}"
+        stage = f"idiff_face.{variant}" + f".{level}" * (section != network_section(profile, variant=variant))
     return Recipe(stage, as_config(section), partial(_make, section), upstream=(training_data(profile),))
 
 
@@ -308,10 +309,15 @@ def recipes(profile: Profile) -> list[Recipe]:
     that are made in seconds.
     """
     networks = [recipe(profile), *(recipe(profile, cpd) for cpd in LEVELS)]
-    networks += [recipe(profile, variant=name) for name in profile.idiff_face_variants if name != UNCONDITIONAL]
+    networks += [recipe(profile, cpd, name) for name in conditioned_variants(profile) for cpd in (None, *LEVELS)]
     kinds = ["authentic", *["two_stage"] * (UNCONDITIONAL in profile.idiff_face_variants)]
     contexts = [training_contexts(profile), *(contexts_recipe(profile, kind) for kind in kinds)]
     return list({r.key: r for r in [*networks, *contexts]}.values())
+
+
+def conditioned_variants(profile: Profile) -> list[str]:
+    """The names of the variants that see contexts: other ways of conditioning."""
+    return [name for name in profile.idiff_face_variants if name != UNCONDITIONAL]
 
 
 def network_section(profile: Profile, cpd: float | None = None, variant: str | None = None) -> IDiffFace:
@@ -381,6 +387,7 @@ def network_config(section: IDiffFace, shape: Sequence[int], context_dim: int) -
         "projected_dim": section.context_dim,
         "cpd": section.cpd,
         "schedule": asdict(Schedule(section.timesteps, section.schedule)),
+        "prediction": section.prediction,
     }
 
 
@@ -428,7 +435,7 @@ def _make(section: IDiffFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     for state in train(denoiser, loss, len(latents), training, checkpoint):
         log.write(state)
     facts = {"config": config, "step": state.step, "data": upstream[0].name, "code_version": code_version()}
-    save_model(folder / MODEL, compact(state.ema.state_dict()), **facts, metrics={"loss": state.loss})
+    save_model(folder / MODEL, compact(state.ema.state_dict(), SMALLEST), **facts, metrics={"loss": state.loss})
     checkpoint.unlink(missing_ok=True)
 
 

@@ -39,7 +39,7 @@ from facetransport.recognition.iresnet import IResNet, IResNetConfig, IResNetRec
 from facetransport.recognition.margins import Head, make_head
 from facetransport.recognition.protocols import verify
 from facetransport.recognition.recogniser import embed_faceset
-from facetransport.tensors import compact, expanded
+from facetransport.tensors import compact, expanded, mixed_precision
 
 WARMUP = 0.1  # share of the steps in which the learning rate rises
 CLIP = 5.0  # gradient norm, as IDiff-Face's evaluation
@@ -137,7 +137,7 @@ def update(state: State, config: RecogniserTraining, images: Tensor, labels: Ten
     state.lr = learning_rate(state.step, config.steps, config.lr)
     for group in state.optimizer.param_groups:
         group["lr"] = state.lr
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.bf16):
+    with mixed_precision(images.device, config.bf16):
         features = state.model(images)
     logits = state.head(features, labels)
     loss = F.cross_entropy(logits, labels)
