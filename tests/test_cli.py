@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from facetransport import artifacts, cli, profiles, results
 from facetransport.artifacts import Recipe, Store
@@ -108,6 +109,20 @@ def test_inspect_describes_a_faceset(tmp_path: Path, capsys: Out) -> None:
     assert cli.main(["inspect", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "3, 8 x 6 pixels" in shown and "2, 1 to 2 images each" in shown and "identity, age" in shown
+
+
+def test_photographs_are_imported_listed_and_described(tmp_path: Path, capsys: Out) -> None:
+    for person, photograph in ((0, 0), (0, 1), (1, 0)):
+        path = tmp_path / "people" / f"p{person}" / f"{photograph}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((24, 24, 3), 100, np.uint8)).save(path)
+    command = ["import-faces", "folders", str(tmp_path / "people"), str(tmp_path / "out"), "--size", "16"]
+    assert cli.main([*command, "--geometry", "whole"]) == 0
+    shown = capsys.readouterr().out
+    assert "left out     0 without" in shown and "3, 16 x 16 pixels" in shown and "2, 1 to 2 images each" in shown
+    assert json.loads((tmp_path / "out" / "failures.json").read_text()) == []
+    assert cli.main([*command, "--split", "val"]) == 1
+    assert "--split: not for folders; leave it out" in capsys.readouterr().err
 
 
 def test_search_lists_how_it_read_and_whom_it_found(smoke: Profile, tmp_path: Path, capsys: Out) -> None:

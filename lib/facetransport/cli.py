@@ -21,6 +21,7 @@ from facetransport.results import figures_root
 
 EXPECTED = (ValueError, FileNotFoundError, artifacts.DiskFull, artifacts.CorruptArtifact)
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock)?")
+KINDS = ("folders", "ffhq", "celeba", "recordio", "verification")  # of photographs on disk
 VERSIONS = ("torch", "numpy", "diffusers", "insightface", "onnxruntime", "dlib-bin", "anny", "warp-lang", "kornia")
 
 
@@ -56,6 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     execute = _command(commands, "execute", _execute, "run one notebook into figures/<profile>/notebooks")
     execute.add_argument("notebook", type=Path)
     _profile_option(execute)
+    faces = _command(commands, "import-faces", _import_faces, "photographs on disk as a FaceSet folder, for a profile")
+    faces.add_argument("kind", choices=KINDS, help="folders: one a person; verification: InsightFace's .bin")
+    faces.add_argument("source", type=Path, help="a folder; for recordio and verification a file")
+    faces.add_argument("out", type=Path, help="the folder to write; an interrupted import goes on there")
+    faces.add_argument("--size", type=int, default=128, help="of the faces, in pixels; default: 128")
+    faces.add_argument(
+        "--geometry", choices=("detect", "whole", "insightface"), help="folders, ffhq: where the face is"
+    )
+    faces.add_argument("--split", choices=("train", "val", "test"), help="celeba: by default all")
+    faces.add_argument("--grey", choices=("refuse", "repeat"), default="refuse", help="what becomes of grey images")
     inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
     inspect.add_argument("folder", type=Path)
     search = _command(commands, "search", _search, "whom of the rendered gallery a description fits best (DiFace)")
@@ -102,10 +113,10 @@ def _chosen_profile(options: argparse.Namespace) -> Profile:
 
 
 def data_recipes(profile: Profile) -> list[Recipe]:
-    """The rendered people of a profile, role by role."""
-    from facetransport.data import rendered
+    """The people of a profile, role by role."""
+    from facetransport.data import roles
 
-    return [rendered.recipe(profile, role) for role in profiles.ROLES]
+    return [roles.recipe(profile, role) for role in profiles.ROLES]
 
 
 def network_recipes(profile: Profile) -> list[Recipe]:
@@ -221,6 +232,34 @@ def _chosen(candidates: list[Recipe], stage: str | None) -> list[Recipe]:
             f"--only: expected one of {', '.join(dict.fromkeys(r.stage for r in candidates))}; got {stage!r}"
         )
     return chosen
+
+
+def _import_faces(options: argparse.Namespace) -> int:
+    """KIND SOURCE OUT: write a FaceSet, list the photographs without a face in OUT/failures.json, say what was made."""
+    from facetransport.data import photographs
+
+    faces, lost = photographs.to_faceset(_collection(options), options.out, options.size)
+    artifacts.write_json(options.out / "failures.json", lost)
+    print(f"written      {options.out}")
+    print(f"left out     {len(lost)} without a detected face, listed in failures.json")
+    return _inspect(argparse.Namespace(folder=options.out))
+
+
+def _collection(options: argparse.Namespace) -> Any:
+    from facetransport.data import celeba, imagefolder, recordio, verification_bin
+
+    readers: dict[str, Any] = {
+        "folders": imagefolder.people,
+        "ffhq": imagefolder.ffhq,
+        "celeba": celeba.celeba,
+        "recordio": recordio.recordio,
+        "verification": verification_bin.verification_bin,
+    }
+    given = {name: getattr(options, name) for name in ("geometry", "split") if getattr(options, name) is not None}
+    takes = {"folders": {"geometry"}, "ffhq": {"geometry"}, "celeba": {"split"}}.get(options.kind, set())
+    if set(given) - takes:
+        raise ValueError(f"--{(set(given) - takes).pop()}: not for {options.kind}; leave it out")
+    return readers[options.kind](options.source, grey=options.grey, **given)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -311,6 +311,7 @@ class Profile:
     name: str
     seed: int
     rendered: Rendered
+    photographs: dict[str, str]  # role -> folder of an imported FaceSet that plays it in place of rendered people
     reference: RecogniserTraining
     judge: RecogniserTraining
     autoencoder: Autoencoder
@@ -323,6 +324,7 @@ class Profile:
     evaluation: Evaluation
 
     def __post_init__(self) -> None:
+        self._check_photographs()
         self._check_evaluation()
         size, factor = self.rendered.size, self.autoencoder.downsample
         require(size % factor == 0, f"autoencoder.downsample: expected a divisor of rendered.size {size}, got {factor}")
@@ -335,6 +337,13 @@ class Profile:
         require(
             self.reference.seed != self.judge.seed, "judge.seed: expected another than reference.seed, got the same"
         )
+
+    def _check_photographs(self) -> None:
+        unknown = sorted(set(self.photographs) - set(ROLES))
+        require(not unknown, f"photographs: expected roles among {', '.join(ROLES)}; got {', '.join(unknown)}")
+        folders = list(self.photographs.values())
+        twice = sorted({f for f in folders if folders.count(f) > 1})
+        require(not twice, f"photographs: {', '.join(twice)} is given to two roles, which must share no person")
 
     def _check_evaluation(self) -> None:
         test, asked = self.rendered.roles["test"], self.evaluation

@@ -20,7 +20,7 @@ from diffusers import VQModel
 from torch import Tensor, nn
 
 from facetransport.artifacts import Recipe, Store, code_version, default_store
-from facetransport.data import rendered
+from facetransport.data import roles
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion.batching import in_fixed_batches
 from facetransport.diffusion.training import (
@@ -336,7 +336,7 @@ def recipe(profile: Profile) -> Recipe:
     if not config.identity_steps:
         return pixels
     kept = {"identity_steps": config.identity_steps, "identity_weight": config.identity_weight}
-    upstream = (pixels, rendered.recipe(profile, "train"), recognition_training.recipe(profile, "reference"))
+    upstream = (pixels, roles.recipe(profile, "train"), recognition_training.recipe(profile, "reference"))
     return Recipe("autoencoder", kept, partial(_make_identity, config), upstream=upstream)
 
 
@@ -349,7 +349,7 @@ def _pixels_recipe(profile: Profile) -> Recipe:
     config = as_config(profile.autoencoder)
     for name in ("identity_steps", "identity_weight"):
         config.pop(name)
-    upstream = (rendered.recipe(profile, "train"),)
+    upstream = (roles.recipe(profile, "train"),)
     return Recipe("autoencoder.pixels", config, partial(_make_pixels, profile.autoencoder), upstream=upstream)
 
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from facetransport.artifacts import Recipe, Store, code_version, default_store
-from facetransport.data import rendered, shards
+from facetransport.data import roles, shards
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion import denoisers
@@ -332,7 +332,7 @@ def network_section(profile: Profile, cpd: float | None = None, variant: str | N
 def training_data(profile: Profile) -> Recipe:
     """Codes of the ``generator`` people, of their mirror images, and the contexts of both."""
     upstream = (
-        rendered.recipe(profile, "generator"),
+        roles.recipe(profile, "generator"),
         recognition.recipe(profile, "reference"),
         codes.recipe(profile),
     )
@@ -341,7 +341,7 @@ def training_data(profile: Profile) -> Recipe:
 
 def training_contexts(profile: Profile) -> Recipe:
     """The contexts alone, without codes: small enough to ship, enough to look for copies of training people in."""
-    upstream = (rendered.recipe(profile, "generator"), recognition.recipe(profile, "reference"))
+    upstream = (roles.recipe(profile, "generator"), recognition.recipe(profile, "reference"))
     return Recipe("idiff_face.contexts", {}, _make_contexts, upstream=upstream)
 
 
@@ -463,7 +463,7 @@ def contexts_recipe(profile: Profile, kind: str) -> Recipe:
 def available(profile: Profile, kind: str) -> int:
     """How many contexts of a kind there are: enough for double the main set, or all ``authentic`` people."""
     wanted = 2 * profile.generation.identities
-    return min(wanted, profile.rendered.roles["authentic"].identities) if kind == "authentic" else wanted
+    return min(wanted, roles.identities(profile, "authentic")) if kind == "authentic" else wanted
 
 
 def load_contexts(profile: Profile, store: Store, kind: str, n: int | None = None) -> Tensor:
@@ -499,7 +499,7 @@ def _matched(profile: Profile, n: int, seed: int) -> Source:
 
 
 def _plda(profile: Profile, n: int, seed: int) -> Source:
-    upstream = (training_contexts(profile), rendered.recipe(profile, "val"), recognition.recipe(profile))
+    upstream = (training_contexts(profile), roles.recipe(profile, "val"), recognition.recipe(profile))
     samples = profile.generation.samples
 
     def draw(folders: tuple[Path, ...]) -> Tensor:
@@ -523,7 +523,7 @@ def _two_stage(profile: Profile, n: int, seed: int) -> Source:
 
 
 def _authentic(profile: Profile, n: int, seed: int) -> Source:
-    upstream = (rendered.recipe(profile, "authentic"), recognition.recipe(profile))
+    upstream = (roles.recipe(profile, "authentic"), recognition.recipe(profile))
 
     def draw(folders: tuple[Path, ...]) -> Tensor:
         faces = FaceSet.load(folders[0])
@@ -610,7 +610,7 @@ def _read_model(network: Path, code: Path) -> Model:
 
 def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     """Row of the main table (paper, Table 4) -> the set that is trained on, and the augmentation."""
-    n, authentic = profile.generation.identities, rendered.recipe(profile, "authentic")
+    n, authentic = profile.generation.identities, roles.recipe(profile, "authentic")
     plda, slowest = dataset_recipe(profile, "plda"), profile.idiff_face.timesteps
     half = (profile.generation.samples + 1) // 2
     # small, because the published solver is slow

@@ -233,7 +233,7 @@ def recipe(
 
     faces: makes the FaceSet to train on. name: of the set, such as ``authentic`` or ``cpd25.uniform``.
     """
-    from facetransport.data import orl, rendered
+    from facetransport.data import orl, roles
 
     section = profile.synthetic_recognition
     settings = {"evaluations": section.evaluations, "bootstrap": profile.evaluation.bootstrap}
@@ -246,8 +246,8 @@ def recipe(
         version=VERSION,
         upstream=(
             faces,
-            rendered.recipe(profile, "val"),
-            rendered.recipe(profile, "test"),
+            roles.recipe(profile, "val"),
+            roles.recipe(profile, "test"),
             orl.recipe(profile.rendered.size),
         ),
     )

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from facetransport.artifacts import Recipe, Store, replacing
-from facetransport.data import rendered
+from facetransport.data import roles
 from facetransport.data.detection import model_file
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.profiles import Profile
@@ -85,7 +85,7 @@ def fit_centre(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def recipe(profile: Profile) -> Recipe:
     """The artefact of the statistics: mean and deviation over the profile's rendered ``val`` people."""
-    return Recipe("recognition.dlib", {"statistics": "mean, std"}, make, upstream=(rendered.recipe(profile, "val"),))
+    return Recipe("recognition.dlib", {"statistics": "mean, std"}, make, upstream=(roles.recipe(profile, "val"),))
 
 
 def make(folder: Path, upstream: tuple[Path, ...]) -> None:

@@ -285,7 +285,7 @@ def load_model(path: Path) -> IResNet:
 
 def recipe(profile: Profile, name: str = "reference") -> artifacts.Recipe:
     """The artefact of a trained recogniser: ``model.safetensors`` and ``log.csv``. name: one of NETWORKS."""
-    from facetransport.data import rendered
+    from facetransport.data import roles
 
     if name not in NETWORKS:
         raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
@@ -295,7 +295,7 @@ def recipe(profile: Profile, name: str = "reference") -> artifacts.Recipe:
         config=profiles.as_config(config),
         make=lambda folder, upstream: make(folder, upstream, config),
         version=VERSION,
-        upstream=(rendered.recipe(profile, NETWORKS[name]), rendered.recipe(profile, "val")),
+        upstream=(roles.recipe(profile, NETWORKS[name]), roles.recipe(profile, "val")),
     )
 
 

@@ -1,0 +1,154 @@
+"""Photographs on disk become a FaceSet: read, brought into the template, written in shards.
+
+A `Collection` says what is known of each photograph and how to read it; ``imagefolder``, ``celeba`` and ``recordio``
+list theirs. What cannot be used is refused or listed by name, never replaced by a plain resize.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from facetransport.data import detection, shards
+from facetransport.data.alignment import estimate, from_112, transform_points, warp
+from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
+from facetransport.data.template import ARCFACE_112
+
+Grey = Literal["refuse", "repeat"]
+Geometry = Literal["landmarks", "insightface", "detect", "whole"]
+Face = tuple[np.ndarray, np.ndarray | None]  # an aligned image, and its landmarks where they are known
+COLOUR, GREY = ("RGB", "RGBA", "P", "CMYK", "YCbCr"), ("1", "L", "LA")  # modes of PIL, 8 bits a channel
+PART = 256  # photographs a shard
+DETECTOR_SIDE = 250  # pixels that smaller photographs are enlarged to for the search: dlib finds faces of 80 and more
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Photographs, not read yet.
+
+    table: a row each, with ``identity`` (int), ``source`` (text, unique) and what else is known.
+    read: source -> uint8 (H, W, 3), RGB; it travels to other processes.
+    geometry: where the face is. "landmarks": at the five points in the table, in pixels of the photograph;
+        "insightface": photographs are InsightFace's 112-pixel crops; "detect": where dlib finds it; "whole": the
+        photograph is square and used as it is, as IDiff-Face uses FFHQ.
+    """
+
+    table: pd.DataFrame
+    read: Callable[[str], np.ndarray]
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        if self.geometry not in get_args(Geometry):
+            raise ValueError(f"geometry: expected one of {', '.join(get_args(Geometry))}, got {self.geometry!r}")
+        needed = ["identity", "source", *(LANDMARK_COLUMNS if self.geometry == "landmarks" else ())]
+        missing = [name for name in needed if name not in self.table]
+        if missing:
+            raise ValueError(f"table: expected columns {', '.join(needed)}; missing {', '.join(missing)}")
+        if not len(self.table) or self.table["source"].duplicated().any():
+            raise ValueError(f"table: expected at least one row, each of another source, got {len(self.table)} rows")
+
+
+def decode(data: bytes, name: str, grey: Grey = "refuse") -> np.ndarray:
+    """uint8 (H, W, 3), RGB, of the bytes of an image file; ValueError that says ``name`` where it is broken or refused.
+
+    grey: "repeat" makes three equal channels of one.
+    """
+    try:
+        image = Image.open(BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: not an image that can be read whole ({error}); fetch it again") from None
+    if image.mode not in (*COLOUR, *GREY):
+        raise ValueError(f"{name}: expected 8 bits a channel, got mode {image.mode}; convert it first")
+    if image.mode in GREY and grey == "refuse":
+        raise ValueError(f"{name}: expected colour, got a grey image; allow it by grey='repeat' (--grey repeat)")
+    return np.asarray(image.convert("RGB"))
+
+
+def read_file(root: Path, grey: Grey, source: str) -> np.ndarray:
+    """uint8 (H, W, 3), RGB, of a file below ``root``."""
+    path = root / source
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: listed, but not there; complete the folder or take it off the list")
+    return decode(path.read_bytes(), str(path), grey)
+
+
+def aligned(image: np.ndarray, landmarks: np.ndarray | None, geometry: Geometry, size: int) -> Face | None:
+    """uint8 (size, size, 3) in the template and the landmarks (5, 2) there; None where no face was found.
+
+    landmarks: (5, 2) pixels of ``image``, where known.
+    """
+    matrix = _to_template(image, landmarks, geometry, size)
+    if matrix is None:
+        return None
+    points = ARCFACE_112 if geometry == "insightface" and landmarks is None else landmarks
+    return warp(image, matrix, size), None if points is None else transform_points(points, matrix)
+
+
+def _to_template(image: np.ndarray, landmarks: np.ndarray | None, geometry: Geometry, size: int) -> np.ndarray | None:
+    height, width = image.shape[:2]
+    if geometry == "landmarks":
+        return estimate(np.asarray(landmarks), size)
+    if geometry == "detect":
+        points = detection.detect(image, max(1.0, DETECTOR_SIDE / min(height, width)))
+        return None if points is None else detection.to_template(points, size)
+    side = 112 if geometry == "insightface" else width
+    if (height, width) != (side, side):
+        raise ValueError(f"expected {side} x {side} pixels for geometry {geometry!r}, got {width} x {height}")
+    if geometry == "insightface":
+        return from_112(size)
+    return np.array([[1, 0, 0.5], [0, 1, 0.5]]) * (size / side) - np.array([[0, 0, 0.5]] * 2)  # pixel centres
+
+
+def to_faceset(
+    collection: Collection, folder: Path, size: int, workers: int | None = None
+) -> tuple[FaceSet, list[str]]:
+    """Read and align all photographs into ``folder``: the FaceSet, and the sources without a detected face, left out.
+
+    On every core; resumes after a kill. The table gains or replaces landmarks in pixels of the result, where they are
+    known. Memory: a shard per process.
+    """
+    rows = [collection.table.iloc[i : i + PART] for i in range(0, len(collection.table), PART)]
+    if not shards.claim(folder, {"size": size, "geometry": collection.geometry, "photographs": _digest(collection)}):
+        make = partial(_part, collection.read, collection.geometry, size)
+        shards.build(folder, rows, [len(part) for part in rows], make, workers, f"reading {folder.name}")
+    faces = FaceSet.load(folder)
+    if not len(faces):
+        raise ValueError(f"{folder}: no face found in any of {len(collection.table)} photographs; try another geometry")
+    lost = collection.table["source"][~collection.table["source"].isin(faces.table["source"])]
+    return faces, lost.tolist()
+
+
+def _part(read: Callable[[str], np.ndarray], geometry: Geometry, size: int, table: pd.DataFrame) -> FaceSet:
+    """The faces of some rows; rows without one are left out."""
+    found = [_one(read, geometry, size, row) for _, row in table.iterrows()]
+    images = [face[0] for face in found if face]
+    table = table[[face is not None for face in found]].reset_index(drop=True)
+    points = [face[1] for face in found if face and face[1] is not None]
+    if points:
+        table = table.assign(**dict(zip(LANDMARK_COLUMNS, np.stack(points).reshape(-1, 10).T, strict=True)))
+    return FaceSet(np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), table)
+
+
+def _one(read: Callable[[str], np.ndarray], geometry: Geometry, size: int, row: pd.Series) -> Face | None:
+    known = set(LANDMARK_COLUMNS) <= set(row.index)
+    landmarks = row[list(LANDMARK_COLUMNS)].to_numpy(np.float64).reshape(5, 2) if known else None
+    image = read(row["source"])
+    try:
+        return aligned(image, landmarks, geometry, size)
+    except ValueError as error:
+        raise ValueError(f"{row['source']}: {error}") from None
+
+
+def _digest(collection: Collection) -> str:
+    """Hex digest of the listing (not of the photographs: they are read once)."""
+    return hashlib.sha256(collection.table.to_csv(index=False).encode()).hexdigest()[:16]

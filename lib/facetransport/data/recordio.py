@@ -1,0 +1,154 @@
+"""InsightFace's RecordIO training sets (CASIA, MS1MV2, WebFace: ``train.rec`` and ``train.idx``), in plain Python.
+
+A record is a uint32 magic, a uint32 whose upper 3 bits say whether the payload goes on in the next record and whose
+lower 29 are its length, and the payload, padded to 4 bytes. A payload is a header (flag, label, id, id2; flag float32
+labels more where flag > 0) and an image file. Record 0 of a training set is a header alone: its labels are the first
+key of the records of identities, which come behind those of images, and the end.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from facetransport.artifacts import replacing
+from facetransport.data.photographs import Collection, Grey, decode
+
+MAGIC = 0xCED7230A
+_PREFIX, _HEADER = struct.Struct("<II"), struct.Struct("<IfQQ")
+_WHOLE, _LAST = (0, 3), 3  # continuation flags: a record of its own or the last part; 1 and 2 are followed by more
+
+
+@dataclass(frozen=True)
+class Record:
+    """labels: one, or ``flag`` of them. image: the bytes of an image file, none in headers."""
+
+    labels: tuple[float, ...]
+    image: bytes
+
+
+class RecordFile:
+    """Records by key. Opened anew at each reading, so that it travels to other processes."""
+
+    def __init__(self, path: Path) -> None:
+        for needed in (path, path.with_suffix(".idx")):
+            if not needed.is_file():
+                raise FileNotFoundError(f"{needed}: not there; a set is a .rec file with its .idx beside it")
+        self.path = path
+
+    @cached_property
+    def offsets(self) -> dict[int, int]:
+        """Key -> place in the file, from the ``.idx`` file's lines ``key<TAB>offset``."""
+        index = self.path.with_suffix(".idx")
+        try:
+            lines = np.loadtxt(index, dtype=np.int64, ndmin=2, delimiter="\t")
+        except ValueError as error:
+            raise ValueError(f"{index}: expected lines of a key, a tab and an offset: {error}") from None
+        return dict(lines.tolist())
+
+    def read(self, key: int) -> Record:
+        with self.path.open("rb") as file:
+            return self._read(file, key)
+
+    def read_all(self, keys: Iterable[int]) -> Iterator[Record]:
+        with self.path.open("rb") as file:
+            for key in keys:
+                yield self._read(file, key)
+
+    def _read(self, file: BinaryIO, key: int) -> Record:
+        if key not in self.offsets:
+            raise ValueError(f"{self.path}: no record {key} in its index of {len(self.offsets)}")
+        file.seek(self.offsets[key])
+        try:
+            return _unpack(_payload(file))
+        except (struct.error, EOFError) as error:
+            raise ValueError(f"{self.path}: record {key} is broken ({error}); fetch the file again") from None
+
+
+def _payload(file: BinaryIO) -> bytes:
+    """A record's bytes; those that held the magic were cut there, and go on in the next records."""
+    parts, more = [], True
+    while more:
+        magic, length = _PREFIX.unpack(_exactly(file, _PREFIX.size))
+        if magic != MAGIC:
+            raise EOFError(f"expected {MAGIC:#x} where a record begins, got {magic:#x}")
+        flag, size = length >> 29, length & (1 << 29) - 1
+        parts.append(_exactly(file, size))
+        file.seek(-size % 4, 1)
+        more = flag not in (0, _LAST)
+    return struct.pack("<I", MAGIC).join(parts)
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) != size:
+        raise EOFError(f"expected {size} bytes, the file ends after {len(data)}")
+    return data
+
+
+def _unpack(payload: bytes) -> Record:
+    flag, label, _, _ = _HEADER.unpack_from(payload)
+    labels = struct.unpack_from(f"<{flag}f", payload, _HEADER.size) if flag else (label,)
+    return Record(labels, payload[_HEADER.size + 4 * flag :])
+
+
+def recordio(path: Path, grey: Grey = "refuse") -> Collection:
+    """The images of a training set. Columns: identity (the label), source (the record's key)."""
+    records = RecordFile(path)
+    first = records.read(0)
+    # without a header every record is an image, as `im2rec` writes them
+    keys = range(1, int(first.labels[0])) if not first.image else sorted(records.offsets)
+    labels = [int(record.labels[0]) for record in records.read_all(keys)]
+    table = pd.DataFrame({"identity": labels, "source": [str(key) for key in keys]})
+    return Collection(table, partial(_read_image, records, grey), "insightface")
+
+
+def _read_image(records: RecordFile, grey: Grey, source: str) -> np.ndarray:
+    return decode(records.read(int(source)).image, f"{records.path}, record {source}", grey)
+
+
+def write(path: Path, people: Iterable[Iterable[bytes]]) -> None:
+    """A training set in InsightFace's layout: for each person their image files. Writes the ``.idx`` beside it.
+
+    Order: header, images person by person, a record for each person that says which keys are theirs.
+    """
+    images = [(label, image) for label, files in enumerate(people) for image in files]
+    ends = np.cumsum(np.bincount([label for label, _ in images])) + 1
+    spans = list(zip([1, *ends[:-1]], ends, strict=True))
+    records = [_pack((len(images) + 1, len(images) + 1 + len(spans)))]
+    records += [_pack((label,), image) for label, image in images]
+    records += [_pack(span) for span in spans]
+    offsets = np.concatenate([[0], np.cumsum([len(record) for record in records])])
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"".join(records))
+    with replacing(path.with_suffix(".idx")) as temporary:
+        temporary.write_text("".join(f"{key}\t{offset}\n" for key, offset in enumerate(offsets[:-1])), encoding="utf-8")
+
+
+def _pack(labels: tuple[float, ...], image: bytes = b"") -> bytes:
+    """One record; its payload is cut wherever it holds the magic at a multiple of 4 bytes."""
+    several = len(labels) > 1
+    header = _HEADER.pack(len(labels) if several else 0, 0.0 if several else labels[0], 0, 0)
+    payload = header + (struct.pack(f"<{len(labels)}f", *labels) if several else b"") + image
+    parts = _cut(payload)
+    flags = [0] if len(parts) == 1 else [1, *[2] * (len(parts) - 2), _LAST]
+    return b"".join(
+        _PREFIX.pack(MAGIC, flag << 29 | len(part)) + part + b"\0" * (-len(part) % 4)
+        for flag, part in zip(flags, parts, strict=True)
+    )
+
+
+def _cut(payload: bytes) -> list[bytes]:
+    magic, start, parts = struct.pack("<I", MAGIC), 0, []
+    for place in range(0, len(payload) - 3, 4):
+        if payload[place : place + 4] == magic:
+            parts.append(payload[start:place])
+            start = place + 4
+    return [*parts, payload[start:]]

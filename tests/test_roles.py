@@ -1,0 +1,89 @@
+"""Photographs in the place of rendered people: which rows, under which key, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from facetransport.artifacts import Store
+from facetransport.data import rendered, roles
+from facetransport.data.faceset import FaceSet
+from facetransport.papers import idiff_face
+from facetransport.profiles import Profile, Role
+from facetransport.recognition import training
+
+
+def photographs(folder: Path, views: dict[int, int], size: int, start: int = 0) -> Path:
+    """Person -> number of images; pixel values count images."""
+    identity = np.repeat(list(views), list(views.values()))
+    images = np.zeros((len(identity), size, size, 3), np.uint8) + np.arange(len(identity))[:, None, None, None] + start
+    FaceSet(images.astype(np.uint8), pd.DataFrame({"identity": identity})).save(folder)
+    return folder
+
+
+def with_role(profile: Profile, role: str, folder: Path, **asked: int) -> Profile:
+    people = {**profile.rendered.roles, role: replace(profile.rendered.roles[role], **asked)}
+    world = replace(profile.rendered, roles=people)
+    return replace(profile, rendered=world, photographs={role: str(folder)})
+
+
+def test_without_photographs_everybody_is_rendered(smoke: Profile) -> None:
+    for role in smoke.rendered.roles:
+        assert roles.recipe(smoke, role).key == rendered.recipe(smoke, role).key
+        assert roles.identities(smoke, role) == smoke.rendered.roles[role].identities
+
+
+def test_roles_that_judge_take_equally_many_images_of_each(smoke: Profile, store: Store, tmp_path: Path) -> None:
+    size = smoke.rendered.size
+    folder = photographs(tmp_path / "faces", {5: 2, 3: 3, 9: 1, 4: 2}, size)
+    profile = with_role(smoke, "authentic", folder, identities=2, views=2)
+    faces = roles.load(profile, "authentic", store)
+    assert faces.identity.tolist() == [3, 3, 4, 4] and faces.table["view"].tolist() == [0, 1, 0, 1]
+    assert faces.images[:, 0, 0, 0].tolist() == [2, 3, 6, 7]
+    assert np.array_equal(roles.glimpse(profile, "authentic", [2, 0], store).images, faces.images[[2, 0]])
+    assert roles.identities(profile, "authentic") == 2
+
+
+def test_roles_that_train_take_all(smoke: Profile, store: Store, tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "faces", {5: 2, 3: 3, 9: 1}, smoke.rendered.size)
+    profile = with_role(smoke, "train", folder)
+    faces = roles.load(profile, "train", store)
+    assert faces.identity.tolist() == [5, 5, 3, 3, 3, 9] and faces.table["view"].tolist() == [0, 1, 0, 1, 2, 0]
+    assert roles.identities(profile, "train") == 3
+
+
+def test_the_key_follows_contents_not_the_place(smoke: Profile, tmp_path: Path) -> None:
+    size = smoke.rendered.size
+    here, there = (photographs(tmp_path / name, {1: 2, 2: 2}, size) for name in ("here", "there"))
+    keys = [roles.recipe(with_role(smoke, "train", folder), "train").key for folder in (here, there)]
+    assert keys[0] == keys[1] != rendered.recipe(smoke, "train").key
+    photographs(there, {1: 2, 3: 2}, size)
+    assert roles.recipe(with_role(smoke, "train", there), "train").key != keys[0]
+
+
+def test_networks_learn_from_them(smoke: Profile, tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "faces", {1: 2, 2: 2}, smoke.rendered.size)
+    profile = with_role(smoke, "generator", folder)
+    assert idiff_face.training_data(profile).upstream[0].stage == "photographs.generator"
+    assert training.recipe(profile).key == training.recipe(smoke).key  # another role's
+    assert idiff_face.recipe(profile).key != idiff_face.recipe(smoke).key
+
+
+def test_what_cannot_play_a_role_is_refused(smoke: Profile, tmp_path: Path) -> None:
+    size = smoke.rendered.size
+    folder = photographs(tmp_path / "faces", {1: 2}, size)
+    with pytest.raises(ValueError, match=r"photographs\.test: expected 9 people with 2 photographs each .*got 1"):
+        roles.even_rows(np.array([1, 1]), "test", Role(9, 2))
+    photographs(tmp_path / "small", {1: 2}, size // 2)
+    with pytest.raises(ValueError, match=rf"photographs\.train: expected images of {size} x {size} pixels"):
+        roles.recipe(with_role(smoke, "train", tmp_path / "small"), "train")
+    with pytest.raises(FileNotFoundError, match=r"images\.npy: not there; a FaceSet folder holds"):
+        roles.recipe(with_role(smoke, "train", tmp_path / "nowhere"), "train")
+    with pytest.raises(ValueError, match=r"photographs: expected roles among generator, train.*got judge"):
+        replace(smoke, photographs={"judge": str(folder)})
+    with pytest.raises(ValueError, match="is given to two roles, which must share no person"):
+        replace(smoke, photographs={"val": str(folder), "test": str(folder)})
