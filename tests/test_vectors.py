@@ -19,7 +19,7 @@ from facetransport.diffusion.vectors import (
 )
 
 KINDS = ["mlp", "unet"]
-CONFIG = {"dim": 16, "token_dim": 6, "width": 32, "depth": 1, "schedule": Schedule(50)}
+CONFIG = {"dim": 32, "token_dim": 6, "width": 32, "depth": 1, "schedule": Schedule(50)}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -41,7 +41,7 @@ def inputs(n: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     tokens = torch.randn(n, 4, 6)
     tokens[1, 1:] = 0
     tokens[2] = 0
-    return torch.randn(n, 16), torch.linspace(0, 49, n).long(), tokens
+    return torch.randn(n, 32), torch.linspace(0, 49, n).long(), tokens
 
 
 # -------------------------------------------------------------------------------------------------------- denoisers
@@ -85,7 +85,7 @@ def test_a_new_mlp_predicts_v_zero() -> None:
 
 def test_it_computes_v(denoiser: VectorDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that knows v = sqrt(abar) eps - sqrt(1 - abar) z_0 makes a denoiser that knows eps, and so z_0."""
-    z0, noise, abar = torch.randn(8, 16), torch.randn(8, 16), Schedule(50).alphas_cumprod[30]
+    z0, noise, abar = torch.randn(8, 32), torch.randn(8, 32), Schedule(50).alphas_cumprod[30]
     known = abar.sqrt() * noise - (1 - abar).sqrt() * z0
     monkeypatch.setattr(denoiser.body, "forward", lambda z, t, tokens: known)
     zt, t = add_noise(z0, noise, abar.expand(8)), torch.full((8,), 30)
@@ -111,17 +111,17 @@ def test_every_parameter_learns(kind: str) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_batch_equals_singles_bit_for_bit(denoiser: VectorDenoiser, solver: str) -> None:
     tokens = inputs()[2]
-    batch = sample(denoiser, (16,), tokens, solver, 3, range(8), micro_batch=16)
-    singles = [sample(denoiser, (16,), tokens[i : i + 1], solver, 3, [i], micro_batch=16) for i in range(8)]
-    assert batch.shape == (8, 16) and torch.equal(batch, torch.cat(singles))
+    batch = sample(denoiser, (32,), tokens, solver, 3, range(8), micro_batch=16)
+    singles = [sample(denoiser, (32,), tokens[i : i + 1], solver, 3, [i], micro_batch=16) for i in range(8)]
+    assert batch.shape == (8, 32) and torch.equal(batch, torch.cat(singles))
     assert not torch.allclose(batch[0], batch[1], atol=1e-2)
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("unet", {"dim": 18}, r"unet: expected dim a multiple of 4 and width of 32, got 18, 32"),
-        ("unet", {"width": 48}, r"unet: expected dim a multiple of 4 and width of 32, got 16, 48"),
+        ("unet", {"dim": 36}, r"unet: expected dim and width multiples of 32, got 36, 32"),
+        ("unet", {"width": 48}, r"unet: expected dim and width multiples of 32, got 32, 48"),
         ("transformer", {}, "kind: expected one of mlp, unet, got 'transformer'"),
     ],
 )

@@ -19,13 +19,14 @@ from facetransport.diffusion.denoisers import MLPBlock
 from facetransport.diffusion.schedule import Schedule, eps_from_v
 from facetransport.diffusion.unet import sinusoid
 
+FOLD = 8  # channels that the 1-D U-Net folds a vector into: an eighth of the positions, and of the time
 TYPICAL = 10  # statements of a description: keeps their sum near unit scale
 
 
 @dataclass(frozen=True)
 class VectorConfig:
-    """kind: "mlp" (residual blocks modulated by time and description) or "unet" (1-D U-Net over the vector's components
-    with cross-attention to the tokens; width: channels of its first level, depth: residual blocks of each level).
+    """kind: "mlp" (residual blocks modulated by time and description) or "unet" (1-D U-Net over the vector, folded into
+    channels, with cross-attention to the tokens; width: channels of its first level, depth: residual blocks of each).
 
     dim: d of a feature. token_dim: e of a token.
     """
@@ -40,8 +41,8 @@ class VectorConfig:
     def __post_init__(self) -> None:
         if self.kind not in _BODIES:
             raise ValueError(f"kind: expected one of {', '.join(_BODIES)}, got {self.kind!r}")
-        if self.kind == "unet" and (self.dim % 4 or self.width % 32):
-            raise ValueError(f"unet: expected dim a multiple of 4 and width of 32, got {self.dim}, {self.width}")
+        if self.kind == "unet" and (self.dim % (4 * FOLD) or self.width % 32):
+            raise ValueError(f"unet: expected dim and width multiples of 32, got {self.dim}, {self.width}")
 
 
 class TokenSum(nn.Module):
@@ -128,15 +129,18 @@ class MLPBody(nn.Module):
 
 
 class UNetBody(nn.Module):
-    """diffusers' conditional U-Net on a picture one pixel high: components are positions, tokens are attended to."""
+    """diffusers' conditional U-Net on a picture one pixel high, of d / 8 positions; tokens are attended to.
+
+    The vector is reshaped to (B, C, L), one reading of DiFace's "UNet structure".
+    """
 
     def __init__(self, config: VectorConfig) -> None:
         super().__init__()
         self.token_dim, widths = config.token_dim, (config.width, 2 * config.width, 4 * config.width)
         self.unet = UNet2DConditionModel(
-            sample_size=(1, config.dim),
-            in_channels=1,
-            out_channels=1,
+            sample_size=(1, config.dim // FOLD),
+            in_channels=FOLD,
+            out_channels=FOLD,
             block_out_channels=widths,
             layers_per_block=config.depth,
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -148,7 +152,8 @@ class UNetBody(nn.Module):
     def forward(self, z: Tensor, t: Tensor, tokens: Tensor | None) -> Tensor:
         tokens = z.new_zeros(len(z), 1, self.token_dim) if tokens is None else tokens
         present = tokens.abs().amax(2) > 0
-        return self.unet(z[:, None, None], t, tokens, encoder_attention_mask=present).sample[:, 0, 0]
+        folded = z.unflatten(1, (FOLD, 1, -1))
+        return self.unet(folded, t, tokens, encoder_attention_mask=present).sample.flatten(1)
 
 
 _BODIES: dict[str, type[nn.Module]] = {"mlp": MLPBody, "unet": UNetBody}

@@ -147,7 +147,7 @@ def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
     several = small | {"sampling_steps": min(5, most), "samples": 8}
     brief = small | {"steps": min(base.steps, 1000)}
     few = brief | {"people": min(base.people, SMALL), "refine_people": min(base.people, SMALL)}
-    slow = {"batch": min(base.batch, 64), "steps": min(base.steps, 300), "refine_people": min(base.people, SMALL)}
+    slow = {"batch": min(base.batch, 64), "steps": min(base.steps, 2000), "refine_people": min(base.people, SMALL)}
     unet = small | slow
     rows: dict[str, dict[str, Any]] = {
         f"steps.{t}": several | {"sampling_steps": t} for t in (1, 2, 5, 10, 50) if t <= most
