@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,11 @@ def test_the_key_depends_on_everything_that_decides_the_content() -> None:
         Recipe("a.b", {"x": 1}, never, version=2),
     ]
     assert len({r.key for r in [base, *others]}) == 6
+
+
+def test_a_label_is_for_people_and_not_part_of_the_key() -> None:
+    plain = Recipe("tiny.first", {"a": 1}, lambda folder, _: None)
+    assert replace(plain, label="seed 3").key == plain.key
 
 
 def test_the_key_is_stable_and_blind_to_order_and_maker() -> None:

@@ -57,6 +57,7 @@ class Recipe:
     make: ``make(folder, upstream_folders)`` writes files into ``folder``, which may hold what an earlier, interrupted
         attempt with the same key left there.
     version: raise it when the code changes what the same config means.
+    label: for people: which of many artefacts of one stage. Not part of the key.
     """
 
     stage: str
@@ -64,6 +65,7 @@ class Recipe:
     make: Maker
     version: int = 1
     upstream: tuple[Recipe, ...] = ()
+    label: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)*", self.stage):

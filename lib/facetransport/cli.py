@@ -208,7 +208,7 @@ def _profiles(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     store = artifacts.default_store()
     for recipe in recipes(_chosen_profile(options)):
-        print(f"{recipe.stage:46} {recipe.key[:16]}  {store.status(recipe)}")
+        print(f"{recipe.stage:46} {recipe.key[:16]}  {store.status(recipe):8}  {recipe.label}".rstrip())
     return 0
 
 
@@ -217,7 +217,7 @@ def _train(options: argparse.Namespace) -> int:
     for recipe in _chosen(trained_recipes(_chosen_profile(options)), options.only):
         if options.retrain:
             shutil.rmtree(store.folder(recipe), ignore_errors=True)
-        print(f"{recipe.stage:46} {store.status(recipe)}", flush=True)
+        print(f"{recipe.stage:46} {store.status(recipe):8}  {recipe.label}".rstrip(), flush=True)
         folder = store.get(recipe)
         print(f"{recipe.stage:46} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
     if options.ship:

@@ -173,7 +173,8 @@ def study_recipe(profile: Profile, name: str) -> Recipe:
     config = as_config(row) | {"evaluation": as_config(profile.evaluation)}
     faces = (faces_recipe(profile, role, row.section.encoder) for role in ("val", "gallery"))
     upstream = (*faces, *_networks(profile, row))
-    return Recipe("diface.study", config, partial(_make_study, row, profile.evaluation), upstream=upstream)
+    make = partial(_make_study, row, profile.evaluation)
+    return Recipe("diface.study", config, make, upstream=upstream, label=name)
 
 
 def load_study(profile: Profile, store: Store, prefix: str = "") -> pd.DataFrame:

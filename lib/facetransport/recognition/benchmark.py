@@ -244,6 +244,7 @@ def recipe(
         config={**run, **chosen},
         make=lambda folder, upstream: make(folder, upstream, section.training, chosen),
         version=VERSION,
+        label=f"{augmentation}, lr {lr:g}, seed {seed}",
         upstream=(
             faces,
             roles.recipe(profile, "val"),
