@@ -56,6 +56,12 @@ def test_faces_come_into_the_template_with_their_landmarks(root: Path, tmp_path:
     assert faces.table["Eyeglasses"].tolist() == [True]
 
 
+def test_an_empty_split_is_said(root: Path) -> None:
+    (root / "list_eval_partition.txt").write_text("".join(f"{i:06d}.jpg 0\n" for i in range(1, 5)))
+    with pytest.raises(ValueError, match="no photograph in split test; expected CelebA's own lists"):
+        celeba(root, "test")
+
+
 def test_broken_lists_are_named(root: Path) -> None:
     with pytest.raises(ValueError, match="split: expected one of train, val, test, got 'dev'"):
         celeba(root, "dev")  # type: ignore[arg-type]
@@ -65,8 +71,8 @@ def test_broken_lists_are_named(root: Path) -> None:
     (root / "list_attr_celeba.txt").write_text("4\nEyeglasses Male\n000001.jpg 1\n")
     with pytest.raises(ValueError, match=r"list_attr_celeba\.txt: expected a photograph and 2 whole numbers a line"):
         celeba(root)
-    (root / "list_attr_celeba.txt").write_text("1\nEyeglasses Male\n000009.jpg 1 1\n")
-    with pytest.raises(ValueError, match="the lists have no photograph in common"):
+    (root / "list_attr_celeba.txt").write_text("1\nEyeglasses Male\n000003.jpg 1 1\n")
+    with pytest.raises(ValueError, match=r"000001\.jpg \(of 3\) has no line in the list with columns Eyeglasses, Male"):
         celeba(root)
     (root / "list_landmarks_align_celeba.txt").write_text("4\nx y\n")
     with pytest.raises(ValueError, match="expected five points a line"):

@@ -25,15 +25,25 @@ def celeba(root: Path, split: Split | None = None, grey: Grey = "refuse") -> Col
     in pixels of the aligned images, and ``caption`` where CelebA-Dialog's captions.json is there."""
     if split is not None and split not in get_args(Split):
         raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
-    table = _lines(root / "identity_CelebA.txt", ["identity"]).join(_attributes(root), how="inner")
-    table = table.join(_landmarks(root), how="inner")
+    table = _lines(root / "identity_CelebA.txt", ["identity"])
+    for part in (_attributes(root), _landmarks(root)):
+        table = _joined(table, part, root)
     if split is not None:
-        number = get_args(Split).index(split)
-        table = table[_lines(root / "list_eval_partition.txt", ["split"])["split"].reindex(table.index) == number]
+        parts = _joined(table, _lines(root / "list_eval_partition.txt", ["split"]), root)["split"]
+        table = table[parts == get_args(Split).index(split)]
     if not len(table):
-        raise ValueError(f"{root}: the lists have no photograph in common (split {split}); expected CelebA's own files")
+        raise ValueError(f"{root}: no photograph in split {split}; expected CelebA's own lists")
     table = table.join(_captions(root))
     return Collection(table.rename_axis("source").reset_index(), partial(read_file, root / IMAGES, grey), "landmarks")
+
+
+def _joined(table: pd.DataFrame, part: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """Columns side by side; ValueError where a photograph has no line in the other list."""
+    missing = table.index.difference(part.index)
+    if len(missing):
+        names = f"{', '.join(map(str, part.columns[:2]))} ..."
+        raise ValueError(f"{root}: {missing[0]} (of {len(missing)}) has no line in the list with columns {names}")
+    return table.join(part)
 
 
 def _attributes(root: Path) -> pd.DataFrame:
