@@ -183,6 +183,7 @@ class Velocity(nn.Module):
     """
 
     abar: Tensor
+    micro_batch = 64  # in sampling: as for `Denoiser`
 
     def __init__(self, network: UNet) -> None:
         super().__init__()
