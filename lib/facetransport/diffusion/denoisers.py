@@ -183,7 +183,7 @@ class Velocity(nn.Module):
     """
 
     abar: Tensor
-    micro_batch = 64  # in sampling: as for `Denoiser`
+    micro_batch = 128  # in sampling: twice as fast as 16
 
     def __init__(self, network: UNet) -> None:
         super().__init__()
