@@ -179,7 +179,7 @@ class Velocity(nn.Module):
     """A U-Net that computes v from contexts of unit variance, as the laptop's other networks do; returns eps like them.
 
     Predicting eps, as published, weighs high noise by abar_t, nearly nothing, and only there is the context all that is
-    known: in minutes of training such a network does not learn to look at it (notebook 08).
+    known; ours, trained so for minutes, did not look at it (notebook 08).
     """
 
     abar: Tensor
