@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from facetransport.data import orl, photographs
-from facetransport.data.alignment import align, transform_points
+from facetransport.data.alignment import align
 from facetransport.data.faceset import LANDMARK_COLUMNS, LANDMARKS
 from facetransport.data.photographs import Collection, aligned, decode, read_file, to_faceset
 from facetransport.data.template import ARCFACE_112, crop_box, template
@@ -182,4 +182,3 @@ def test_points_of_a_detected_face_are_not_claimed(tmp_path: Path) -> None:
     found, _ = to_faceset(listing(tmp_path, [face], "detect"), tmp_path / "out", 64, workers=1)
     with pytest.raises(ValueError, match="no landmarks in this FaceSet"):
         _ = found.landmarks
-    assert transform_points(template(64), np.array([[1.0, 0, 0], [0, 1, 0]])).shape == (5, 2)
