@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dlib
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
 from facetransport.data import orl
+from facetransport.data.detection import model_file
 from facetransport.data.faceset import FaceSet
 from facetransport.recognition import dlib_network
 from facetransport.recognition.dlib import DlibRecogniser, fit_centre, make, recipe
@@ -57,12 +59,25 @@ def test_statistics_centre_and_scale(raw):
     np.testing.assert_allclose(scaled.std(0), 1, atol=1e-3)
 
 
-def test_batches_and_processes_change_nothing(faces, raw, monkeypatch):
+def test_embeddings_are_those_of_dlib_itself(faces, raw):
+    """The library that published the network, on the same chips."""
+    theirs = dlib.face_recognition_model_v1(str(model_file(dlib_network.WEIGHTS)))
+    chips = [np.ascontiguousarray(chip) for chip in dlib_network.chips(faces.images)]
+    np.testing.assert_allclose(raw, np.array(theirs.compute_face_descriptor(chips)), atol=5e-6)
+
+
+def test_batches_change_nothing(faces, raw, monkeypatch):
     monkeypatch.setattr(dlib_network, "BATCH", 2)
-    np.testing.assert_allclose(dlib_network.describe_all(faces.images, workers=1), raw, atol=1e-5)
-    np.testing.assert_allclose(dlib_network.describe_all(faces.images, workers=2), raw, atol=1e-5)
-    dlib_network.pool(2).shutdown()
-    dlib_network.pool.cache_clear()
+    np.testing.assert_allclose(dlib_network.describe(faces.images), raw, atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_file_of_something_else_is_refused_by_name(tmp_path, damage):
+    whole = model_file(dlib_network.WEIGHTS).read_bytes()
+    path = tmp_path / "network.dat"
+    path.write_bytes(whole[:-1000] if damage == "cut" else b"not a network")
+    with pytest.raises(ValueError, match=r"network\.dat: expected dlib's face recognition network"):
+        dlib_network.load(path)
 
 
 def test_colour_order_is_told_apart(raw, faces):

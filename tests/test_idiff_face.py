@@ -26,6 +26,7 @@ from facetransport.papers import idiff_face
 from facetransport.papers.idiff_face import Model
 from facetransport.profiles import Profile
 from facetransport.recognition import training as recognition
+from facetransport.recognition.plda import Plda, within_covariance
 
 
 @pytest.fixture(scope="module")
@@ -449,11 +450,11 @@ def test_plda_contexts_vary_within_people_as_told_and_match_the_whole() -> None:
     like = torch.from_numpy(rng.standard_normal((5000, 8)) @ mixing.T * 0.1 + 1).float()
     total = torch.cov(like.double().T)
     within = 0.3 * total
-    y = idiff_face.plda_contexts(400, 6, 1, like, within)
+    y = idiff_face.plda_contexts(400, 6, 1, Plda.of(like, within))
     assert y.shape == (400, 6, 8) and torch.allclose(y.norm(dim=2), torch.ones(400, 6))
     flat = F.normalize(like, dim=1)  # compare on the sphere, where both end
     person = np.repeat(np.arange(400), 6)
-    pooled = idiff_face.within_covariance(y.flatten(0, 1).numpy(), person)
+    pooled = within_covariance(y.flatten(0, 1).numpy(), person)
     share = float(pooled.trace() / torch.cov(y.flatten(0, 1).double().T).trace())
     assert 0.25 < share < 0.35
     assert torch.allclose(torch.cov(y.flatten(0, 1).T), torch.cov(flat.T), atol=0.15 * float(torch.cov(flat.T).max()))
@@ -461,20 +462,10 @@ def test_plda_contexts_vary_within_people_as_told_and_match_the_whole() -> None:
 
 def test_plda_contexts_depend_on_their_own_place_only() -> None:
     like = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 4))).float()
-    within = 0.5 * torch.cov(like.double().T)
-    whole = idiff_face.plda_contexts(5, 4, 2, like, within)
-    torch.testing.assert_close(whole[:3, :2], idiff_face.plda_contexts(3, 2, 2, like, within))
-    assert not torch.allclose(whole, idiff_face.plda_contexts(5, 4, 3, like, within))
-    with pytest.raises(ValueError, match=r"within: expected \(4, 4\)"):
-        idiff_face.plda_contexts(5, 4, 2, like, within[:2, :2])
-
-
-def test_within_covariance_is_that_of_deviations_from_the_person() -> None:
-    vectors = np.array([[0.0, 1], [0, 3], [5, 0], [7, 0]], np.float32)
-    expected = torch.tensor([[1.0, 0], [0, 1]]).double()  # deviations (0, -+1), (-+1, 0), two degrees of freedom
-    torch.testing.assert_close(idiff_face.within_covariance(vectors, np.array([1, 1, 9, 9])), expected)
-    with pytest.raises(ValueError, match="several images of some"):
-        idiff_face.within_covariance(vectors, np.arange(4))
+    plda = Plda.of(like, 0.5 * torch.cov(like.double().T))
+    whole = idiff_face.plda_contexts(5, 4, 2, plda)
+    torch.testing.assert_close(whole[:3, :2], idiff_face.plda_contexts(3, 2, 2, plda))
+    assert not torch.allclose(whole, idiff_face.plda_contexts(5, 4, 3, plda))
 
 
 def test_a_context_for_each_image(smoke: Profile, smoke_store: Store) -> None:

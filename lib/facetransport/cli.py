@@ -133,10 +133,10 @@ def network_recipes(profile: Profile) -> list[Recipe]:
 
 def experiment_recipes(profile: Profile) -> list[Recipe]:
     """Trainings whose results, not whose weights, are kept: a few KB each."""
-    from facetransport.papers import diface_study, idiff_face
+    from facetransport.papers import diface_likelihood, diface_study, idiff_face
 
     runs = [*idiff_face.pilot_runs(profile).values(), *idiff_face.recognition_runs(profile).values()]
-    runs += diface_study.study_recipes(profile)
+    runs += [*diface_study.study_recipes(profile), *diface_likelihood.recipes(profile)]
     return list({recipe.key: recipe for recipe in runs}.values())
 
 

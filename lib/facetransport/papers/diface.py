@@ -10,8 +10,9 @@ arXiv 2312.01367; no official code is known: papers.md section 1 says what could
     s(c, I) = cos(R(zhat_0(c)), E(I))                        score                                    Model.match
 
 This module is the method. What a diffusion model has to beat is in `diface_baselines`, how they compare and what the
-method depends on in `diface_study`. All see the same descriptions in training (`describing`): of ANOTHER photograph of
-the person, so that a smile or glasses in the words weigh what they say about the person (papers.md 1.11).
+method depends on in `diface_study`, D as a density in `diface_likelihood`. All see the same descriptions in training
+(`describing`): of ANOTHER photograph of the person, so that a smile or glasses in the words weigh what they say about
+the person (papers.md 1.11).
 """
 
 from __future__ import annotations
@@ -300,14 +301,17 @@ def rough_estimates(
     seeds = sample_seeds(seed, range(len(tokens)), samples)
     parts = []
     for i in range(0, len(tokens), CHUNK):
-        prompts = _prompts(denoiser, tokens[i : i + CHUNK]).repeat_interleave(samples, 0)
+        prompts = prompts_of(denoiser, tokens[i : i + CHUNK]).repeat_interleave(samples, 0)
         parts.append(sample(guided, shape, prompts, "ddim", steps, seeds[i * samples : i * samples + len(prompts)]))
     return torch.cat(parts).unflatten(0, (len(tokens), samples))
 
 
 @torch.inference_mode()
-def _prompts(denoiser: VectorDenoiser, tokens: Tensor) -> Tensor:
-    """In batches of one size, as ``sample`` evaluates the network: a description's prompt is the same in all."""
+def prompts_of(denoiser: VectorDenoiser, tokens: Tensor) -> Tensor:
+    """What a denoiser takes in the place of tokens (B, L, e), row by row (B, ...), see ``VectorDenoiser.prompt``.
+
+    In batches of one size, as ``sample`` evaluates the network: a description's prompt is the same in all.
+    """
     return in_fixed_batches(denoiser.prompt, tokens, size=denoiser.micro_batch)
 
 

@@ -34,12 +34,18 @@ from facetransport.papers.diface import (
 )
 from facetransport.papers.diface_baselines import BASELINES, Bayes, baseline_recipe, pixels_recipe, read_baseline
 from facetransport.profiles import DiFace, Evaluation, Profile, as_config
-from facetransport.recognition.descriptions import DescriptionVerification, Match, draw_pairs, verify_descriptions
+from facetransport.recognition.descriptions import (
+    DescriptionVerification,
+    Match,
+    Scores,
+    draw_pairs,
+    verify_descriptions,
+)
 
 RESULT = "result.json"
 STUDY_SETS = 2  # of pairs, in ablations
 MOST_STEPS = 10  # that a line of a study trains an R for
-SMALL = 2_000  # people, where encoders are compared: dlib embeds 25 images a second
+SMALL = 2_000  # people, where encoders are compared: dlib is the slow one
 
 
 # --------------------------------------------------------------------------------------------------------- verification
@@ -53,8 +59,8 @@ def matches(
 
 
 def verification(
-    val: Sequence[Match],
-    test: Sequence[Match],
+    val: Sequence[Scores],
+    test: Sequence[Scores],
     faces: tuple[Faces, Faces],
     evaluation: Evaluation,
     protocol: str = "other",
@@ -202,10 +208,16 @@ def _make_study(row: Row, evaluation: Evaluation, folder: Path, upstream: tuple[
         if name == "random" or row.method == "bayes":  # whose bound knows what impostors share
             matcher = _row_matcher(row, hard, upstream[2:])
             found = [matches(matcher, f, row.told, range(n), row.unseen) for f, n in ((val, 1), (test, STUDY_SETS))]
-        verified = verification(found[0], found[1], (val, test), evaluation, hard=hard)
-        for measure in ("accuracy", "eer", "auc"):
-            numbers |= {f"{name}_{measure}{k}": v for k, v in _parts(getattr(verified, measure)).items()}
-    write_json(folder / RESULT, numbers | {"n": verified.accuracy.n, "sets": STUDY_SETS})
+        numbers |= numbers_of(name, verification(found[0], found[1], (val, test), evaluation, hard=hard))
+    write_json(folder / RESULT, numbers)
+
+
+def numbers_of(name: str, verified: DescriptionVerification) -> dict[str, Any]:
+    """``<name>_accuracy``, ``<name>_accuracy_low`` and so on; n: pairs; sets: of pairs."""
+    numbers: dict[str, Any] = {"n": verified.accuracy.n, "sets": len(verified.sets)}
+    for measure in ("accuracy", "eer", "auc"):
+        numbers |= {f"{name}_{measure}{k}": v for k, v in _parts(getattr(verified, measure)).items()}
+    return numbers
 
 
 def _parts(estimate: Estimate) -> dict[str, float]:

@@ -50,6 +50,7 @@ from facetransport.profiles import IDiffFace, Profile, as_config, resolve
 from facetransport.recognition import benchmark
 from facetransport.recognition import training as recognition
 from facetransport.recognition.iresnet import IResNetRecogniser
+from facetransport.recognition.plda import Plda, root, within_covariance
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.recognition.recogniser import device_of as device_of_recogniser
 from facetransport.tensors import compact
@@ -99,44 +100,22 @@ def matched_contexts(n: int, seed: int, like: Tensor) -> Tensor:
     """
     if like.ndim != 2 or len(like) <= like.shape[1]:
         raise ValueError(f"like: expected (N, d) with more rows than dimensions, got {tuple(like.shape)}")
-    root = _root(torch.cov(like.double().T))
+    spread = root(torch.cov(like.double().T))
     white = uniform_contexts(n, like.shape[1], seed).double() * like.shape[1] ** 0.5
-    return F.normalize(white @ root.T + like.double().mean(0), dim=1).float()
+    return F.normalize(white @ spread.T + like.double().mean(0), dim=1).float()
 
 
-def plda_contexts(n: int, samples: int, seed: int, like: Tensor, within: Tensor) -> Tensor:
+def plda_contexts(n: int, samples: int, seed: int, plda: Plda) -> Tensor:
     """Synthetic people whose images differ as photographs of one person do: float32 (n, samples, d), unit norm.
 
     Not in the paper, whose images of a person share one context, and with it the pose, light and glasses that an
-    embedding holds beside identity. Probabilistic LDA (Prince and Elder, 2007): y_ij = mu + b_i + w_ij, with within
-    (d, d) the covariance of w, such as ``within_covariance``, and that of b what is left of the covariance of ``like``
-    (N, d). Image j of person i depends on (seed, i, j), ``like`` and ``within`` only.
+    embedding holds beside identity. Image j of person i depends on (seed, i, j) and ``plda`` only.
     """
-    total = torch.cov(like.double().T)
-    if within.shape != total.shape:
-        raise ValueError(f"within: expected {tuple(total.shape)}, as ``like`` has it, got {tuple(within.shape)}")
-    between, noise = _root(total - within.double()), _root(within.double())
-    scale = like.shape[1] ** 0.5
-    b = uniform_contexts(n, like.shape[1], seed).double() * scale
-    w = [uniform_contexts(samples, like.shape[1], s).double() * scale for s in sample_seeds(seed, range(n), 1)]
-    people = like.double().mean(0) + b @ between.T
-    return F.normalize(people[:, None] + torch.stack(w) @ noise.T, dim=2).float()
-
-
-def within_covariance(embeddings: np.ndarray, identity: np.ndarray) -> Tensor:
-    """Pooled covariance of embeddings (N, d) around the mean of their identity (N,): float64 (d, d)."""
-    people, place = np.unique(identity, return_inverse=True)
-    if len(embeddings) <= len(people):
-        raise ValueError(f"identity: expected several images of some of {len(people)} people, got {len(embeddings)}")
-    means = np.stack([embeddings[place == i].mean(0) for i in range(len(people))])
-    away = (embeddings - means[place]).astype(np.float64)
-    return torch.from_numpy(away.T @ away / (len(embeddings) - len(people)))
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """A root R with R R' = covariance (d, d), its negative directions taken as 0."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()
+    dim, between, within = len(plda.mean), root(plda.between), root(plda.within)
+    b = uniform_contexts(n, dim, seed).double() * dim**0.5
+    w = [uniform_contexts(samples, dim, s).double() * dim**0.5 for s in sample_seeds(seed, range(n), 1)]
+    people = plda.mean + b @ between.T
+    return F.normalize(people[:, None] + torch.stack(w) @ within.T, dim=2).float()
 
 
 def authentic_contexts(recogniser: Recogniser, faceset: FaceSet) -> Tensor:
@@ -350,6 +329,17 @@ def load_training_contexts(profile: Profile, store: Store) -> np.ndarray:
     return _read_contexts(store.get(training_contexts(profile))).numpy()
 
 
+def load_plda(profile: Profile, store: Store) -> Plda:
+    """How contexts vary: in all over the training contexts, within a person over the photographs of ``val`` people."""
+    reference, people = recognition.load_reference(profile, store), roles.load(profile, "val", store)
+    return fit_plda(_read_contexts(store.get(training_contexts(profile))), reference, people)
+
+
+def fit_plda(known: Tensor, recogniser: Recogniser, people: FaceSet) -> Plda:
+    """PLDA of a recogniser's contexts known (N, d); several photographs of each of some people tell one person's."""
+    return Plda.of(known, within_covariance(embed_faceset(recogniser, people), people.identity))
+
+
 def _read_contexts(folder: Path) -> Tensor:
     return F.normalize(read_model(folder / CONTEXTS)[0]["contexts"].float(), dim=-1)
 
@@ -503,9 +493,10 @@ def _plda(profile: Profile, n: int, seed: int) -> Source:
     samples = profile.generation.samples
 
     def draw(folders: tuple[Path, ...]) -> Tensor:
-        known, people = _read_contexts(folders[0]), FaceSet.load(folders[1])
-        embeddings = embed_faceset(IResNetRecogniser(recognition.load_model(folders[2] / MODEL)), people)
-        return plda_contexts(n, samples, seed, known, within_covariance(embeddings, people.identity))
+        reference = IResNetRecogniser(recognition.load_model(folders[2] / MODEL))
+        return plda_contexts(
+            n, samples, seed, fit_plda(_read_contexts(folders[0]), reference, FaceSet.load(folders[1]))
+        )
 
     return {"n": n, "samples": samples, "seed": seed}, upstream, draw
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -33,6 +34,14 @@ RESAMPLED_BINS = 512  # of score histograms in resamples; values on the data are
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
+
+
+class Scores(Protocol):
+    """Whatever scores pairs of a caption and an image."""
+
+    def pairs(self, caption_rows: np.ndarray, image_rows: np.ndarray) -> np.ndarray:
+        """float64 (P,): the scores of caption_rows[p] with image_rows[p]; int (P,) each."""
+        ...
 
 
 @dataclass(frozen=True)

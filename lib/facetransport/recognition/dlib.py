@@ -18,7 +18,7 @@ from facetransport.data import roles
 from facetransport.data.detection import model_file
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.profiles import Profile
-from facetransport.recognition.dlib_network import WEIGHTS, describe_all
+from facetransport.recognition.dlib_network import WEIGHTS, describe
 
 DIM = 128
 
@@ -27,26 +27,23 @@ class DlibRecogniser:
     """Black box `Recogniser`; never differentiable.
 
     mean, std: float (128,), statistics of raw embeddings (see `fit_centre`); without them embeddings are only
-    normalised, and all cosines are near 0.9. workers: processes, default every core for 64 images and more.
+    normalised, and all cosines are near 0.9.
     """
 
     name = "dlib"
     dim = DIM
 
-    def __init__(
-        self, mean: np.ndarray | None = None, std: np.ndarray | None = None, workers: int | None = None
-    ) -> None:
+    def __init__(self, mean: np.ndarray | None = None, std: np.ndarray | None = None) -> None:
         self.mean = statistic(mean, "mean", 0.0)
         self.std = statistic(std, "std", 1.0)
         if (self.std <= 0).any():
             raise ValueError("std: expected 128 positive numbers; fit on at least two different images")
-        self.workers = workers
-        model_file(WEIGHTS)  # a missing file is said here, not in a worker
+        model_file(WEIGHTS)  # a missing file is said here, not at the first image
 
     @classmethod
-    def fitted(cls, faces: FaceSet, workers: int | None = None) -> DlibRecogniser:
-        """Centred and scaled on a FaceSet (about 75 ms an image on one core)."""
-        return cls(*fit_centre(cls(workers=workers).raw(np.asarray(faces.images))), workers=workers)
+    def fitted(cls, faces: FaceSet) -> DlibRecogniser:
+        """Centred and scaled on a FaceSet (about 10 ms an image on one core)."""
+        return cls(*fit_centre(cls().raw(np.asarray(faces.images))))
 
     def raw(self, images: np.ndarray) -> np.ndarray:
         """float32 (B, 128): dlib's own embeddings, of images uint8 (B, S, S, 3) in the template."""
@@ -54,7 +51,7 @@ class DlibRecogniser:
             raise ValueError(
                 f"images: expected uint8 (B, S, S, 3), got {images.dtype} {images.shape}; align, repeat grey 3 times"
             )
-        return describe_all(images, self.workers)
+        return describe(images)
 
     def centred(self, raw: np.ndarray) -> np.ndarray:
         """Raw embeddings (B, 128) -> centred, scaled, unit norm."""

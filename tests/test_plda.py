@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from facetransport.recognition.plda import Plda, root, within_covariance
+from facetransport.recognition.recogniser import enrol
+
+DIM = 6
+RNG = np.random.default_rng(0)
+MEAN = torch.full((DIM,), 3.0, dtype=torch.float64)
+MIX = torch.from_numpy(RNG.standard_normal((2, DIM, DIM)))
+PLDA = Plda(MEAN, MIX[0] @ MIX[0].T, MIX[1] @ MIX[1].T)
+
+
+def unit(n: int) -> np.ndarray:
+    return F.normalize(torch.from_numpy(RNG.standard_normal((n, DIM))).float(), dim=1).numpy()
+
+
+def test_enrolment_is_the_posterior_mean_of_the_joint_gaussian() -> None:
+    vectors, identity = unit(5), np.array([4, 4, 9, 4, 9])
+    for person, row in zip((4, 9), PLDA.enrol(vectors, identity), strict=True):
+        seen = torch.from_numpy(vectors[identity == person]).double()
+        n = len(seen)
+        joint = torch.kron(torch.ones(n, n).double(), PLDA.between) + torch.kron(torch.eye(n).double(), PLDA.within)
+        cross = torch.kron(torch.ones(1, n).double(), PLDA.between)
+        mean = MEAN + cross @ torch.linalg.solve(joint, (seen - MEAN).flatten())
+        np.testing.assert_allclose(row, F.normalize(mean, dim=0), atol=1e-5)
+
+
+def test_with_no_variation_within_people_it_is_the_mean_direction() -> None:
+    vectors, identity = unit(6), np.array([0, 0, 1, 1, 1, 2])
+    exact = Plda(MEAN, PLDA.between, torch.zeros(DIM, DIM, dtype=torch.float64))
+    np.testing.assert_allclose(exact.enrol(vectors, identity), enrol(vectors, identity), atol=1e-5)
+
+
+def test_it_finds_people_better_than_the_mean_does() -> None:
+    rng = np.random.default_rng(1)
+    between, within = np.diag([1.0, 1, 1, 0.01, 0.01, 0.01]), np.diag([0.1, 0.1, 0.1, 2, 2, 2])
+    people = rng.multivariate_normal(np.zeros(DIM), between, 500)
+    shots = people[:, None] + rng.multivariate_normal(np.zeros(DIM), within, (500, 3))
+    vectors = (shots / np.linalg.norm(shots, axis=2, keepdims=True)).reshape(-1, DIM).astype(np.float32)
+    identity = np.arange(500).repeat(3)
+    whose = people / np.linalg.norm(people, axis=1, keepdims=True)
+    plda = Plda(torch.zeros(DIM).double(), torch.from_numpy(between), torch.from_numpy(within))
+    kept = [(found * whose).sum(1).mean() for found in (plda.enrol(vectors, identity), enrol(vectors, identity))]
+    assert kept[0] > kept[1] + 0.1
+
+
+def test_directions_in_which_nothing_varies_are_left_out() -> None:
+    few = torch.from_numpy(unit(3))  # a covariance of rank 2
+    found = Plda.of(few, 0.5 * torch.cov(few.double().T)).enrol(few.numpy(), np.arange(3))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_covariances_are_those_of_what_they_are_made_of() -> None:
+    population = torch.from_numpy(unit(50))
+    total = torch.cov(population.double().T)
+    plda = Plda.of(population, 0.25 * total)
+    torch.testing.assert_close(plda.between, 0.75 * total)
+    torch.testing.assert_close(root(plda.between) @ root(plda.between).T, plda.between)
+
+
+def test_within_covariance_is_that_of_deviations_from_the_person() -> None:
+    vectors = np.array([[0.0, 1], [0, 3], [5, 0], [7, 0]], np.float32)
+    expected = torch.tensor([[1.0, 0], [0, 1]]).double()  # deviations (0, -+1), (-+1, 0), two degrees of freedom
+    torch.testing.assert_close(within_covariance(vectors, np.array([1, 1, 9, 9])), expected)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="several images of some"):
+        within_covariance(unit(4), np.arange(4))
+    with pytest.raises(ValueError, match=r"within: expected \(6, 6\)"):
+        Plda.of(torch.from_numpy(unit(9)), torch.eye(2))
+    with pytest.raises(ValueError, match=r"embeddings: expected \(N, 6\)"):
+        PLDA.enrol(np.eye(4, dtype=np.float32), np.arange(4))
+    with pytest.raises(ValueError, match="one label for each of 3"):
+        PLDA.enrol(unit(3), np.arange(2))
+    with pytest.raises(ValueError, match="row 1 holds NaN"):
+        PLDA.enrol(np.array([[1.0] + [0] * 5, [np.nan] * 6], np.float32), np.arange(2))
