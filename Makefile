@@ -43,7 +43,7 @@ train: known-profile $(READY)
 	$(PY) -m facetransport train --profile $(PROFILE) $(if $(filter laptop,$(PROFILE)),--ship)
 
 test: $(READY)
-	FACETRANSPORT_PROFILE=smoke $(PY) -m pytest --nbval-lax tests notebooks
+	FACETRANSPORT_PROFILE=smoke OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --nbval-lax tests notebooks
 
 lab: $(READY)
 	$(PY) -m jupyterlab notebooks
