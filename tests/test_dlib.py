@@ -71,11 +71,12 @@ def test_batches_change_nothing(faces, raw, monkeypatch):
     np.testing.assert_allclose(dlib_network.describe(faces.images), raw, atol=1e-5)
 
 
-@pytest.mark.parametrize("damage", ["cut", "other"])
+@pytest.mark.parametrize("damage", ["cut", "cut in a header", "other"])
 def test_a_file_of_something_else_is_refused_by_name(tmp_path, damage):
     whole = model_file(dlib_network.WEIGHTS).read_bytes()
     path = tmp_path / "network.dat"
-    path.write_bytes(whole[:-1000] if damage == "cut" else b"not a network")
+    header = whole.index(b"\x05con_4") + len(b"\x05con_4")
+    path.write_bytes({"cut": whole[:-1000], "cut in a header": whole[:header], "other": b"not a network"}[damage])
     with pytest.raises(ValueError, match=r"network\.dat: expected dlib's face recognition network"):
         dlib_network.load(path)
 

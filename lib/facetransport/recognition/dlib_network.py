@@ -1,6 +1,6 @@
 """dlib's face recognition ResNet (King, 2017) on aligned images, its published weights run by torch.
 
-dlib's own code takes seven times as long on a CPU and holds Python's lock meanwhile; embeddings are the same to 1e-6
+dlib's own code takes seven times as long on a CPU and holds Python's lock meanwhile; embeddings are the same to 5e-6
 (tests). Architecture: dlib's examples/dnn_face_recognition_ex.cpp.
 """
 
@@ -72,8 +72,9 @@ class ResNet(nn.Module):
 
 
 def integer(data: bytes, place: int) -> tuple[int, int]:
-    """An integer of dlib's serialisation at ``place``, none of ours negative: its value, and the place after it."""
-    after = place + 1 + (data[place] & 0xF)
+    """An integer of dlib's serialisation at ``place``, none of ours negative: its value (0 past the end of a cut
+    file), and the place after it."""
+    after = place + 1 + (int.from_bytes(data[place : place + 1], "little") & 0xF)
     return int.from_bytes(data[place + 1 : after], "little"), after
 
 

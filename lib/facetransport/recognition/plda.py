@@ -55,7 +55,8 @@ class Plda:
 
     def _gain(self, photographs: int) -> Tensor:
         """B (B + W / n)^-1, (d, d); directions in which nothing varies are left out."""
-        between = root(self.between) @ root(self.between).T
+        positive = root(self.between)
+        between = positive @ positive.T
         return between @ torch.linalg.pinv(between + self.within / photographs, hermitian=True, rtol=1e-9)
 
 
