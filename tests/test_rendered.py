@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warp as wp
 from insightface.utils.face_align import arcface_dst
 
 from facetransport.artifacts import Store
 from facetransport.data import captions, people, rendered
 from facetransport.data.faceset import LANDMARKS, FaceSet
 from facetransport.data.head import Head
+from facetransport.data.rasteriser import Look
 from facetransport.data.template import ARCFACE_112, crop_box, template
 from facetransport.profiles import Profile
 
@@ -56,6 +58,30 @@ def test_an_image_depends_on_its_seed_identity_and_view_only(renderer: rendered.
         assert one.table.iloc[0].to_dict() == together.table.iloc[row].to_dict()
     other_world = rendered.Renderer(renderer.head, world_seed=8, size=32, supersampling=1).render(PAIRS)
     assert not np.array_equal(other_world.images, together.images)
+
+
+@wp.kernel
+def cast_rays(mesh: wp.uint64, look: Look, side: int, face: wp.array(dtype=int)):
+    """The triangle that a ray through each sample meets first, by warp's own BVH."""
+    u = (float(wp.tid() % side) + 0.5) / float(side) * 2.0 - 1.0
+    v = (float(wp.tid() // side) + 0.5) / float(side) * 2.0 - 1.0
+    ray = wp.normalize(look.centre + look.right * u + look.down * v - look.origin)
+    hit = wp.mesh_query_ray(mesh, look.origin, ray, 10.0)
+    face[wp.tid()] = wp.where(hit.result, hit.face, -1)
+
+
+def test_samples_see_what_rays_hit(renderer: rendered.Renderer):
+    side, faces = 64, wp.array(renderer.builder.faces.ravel(), dtype=int)
+    for index in range(8):  # long hair, buns, glasses, turned heads
+        person = renderer.person(index)
+        view = people.draw_view(7, person, 0)
+        mesh = renderer.mesh(person, view)
+        look = rendered.look_of(person, view, renderer.head, rendered.frame(mesh, view))
+        solid, hit = wp.Mesh(wp.array(mesh.points, dtype=wp.vec3), faces), wp.empty(side * side, dtype=int)
+        wp.launch(cast_rays, dim=side * side, inputs=[solid.id, look, side], outputs=[hit])
+        seen, met = renderer._rasteriser.visible(mesh.points, look, side), hit.numpy().reshape(side, side)
+        assert 0.3 < np.mean(met >= 0) < 1
+        assert np.sum(seen != met) <= 2  # where triangles touch, rounding decides
 
 
 def test_the_template_is_insightfaces_with_a_margin():

@@ -66,14 +66,16 @@ def frame(mesh: Mesh, view: people.View) -> Frame:
 
 
 class Renderer:
-    """Renders people. One per process; holds the head, the mesh topology and the ray tracer."""
+    """Renders people. One per process; holds the head, the mesh topology and the rasteriser."""
 
     def __init__(self, head: Head, world_seed: int, size: int, supersampling: int, device: str | None = None):
-        from facetransport.data.raytrace import Tracer  # warp starts here, not when the package is imported
+        from facetransport.data.rasteriser import Rasteriser  # warp starts here, not when the package is imported
 
         self.world_seed, self.size, self.supersampling = world_seed, size, supersampling
         self.builder = MeshBuilder(head)
-        self._tracer = Tracer(self.builder.faces, self.builder.materials, self.builder.masks, self._unfolded, device)
+        self._rasteriser = Rasteriser(
+            self.builder.faces, self.builder.materials, self.builder.masks, self._unfolded, device
+        )
 
     @property
     def head(self) -> Head:
@@ -111,7 +113,7 @@ class Renderer:
 
     def _photograph(self, person: people.Identity, view: people.View, k: int, mesh: Mesh, aim: Frame) -> np.ndarray:
         look = look_of(person, view, self.head, aim)
-        linear = self._tracer(mesh.points, mesh.normals, mesh.canonical, look, self.size, self.supersampling)
+        linear = self._rasteriser(mesh.points, mesh.normals, mesh.canonical, look, self.size, self.supersampling)
         noise = np.random.default_rng(np.random.SeedSequence((self.world_seed, person.index, k + 1, 1)))
         return develop(linear, view, noise)
 
@@ -120,7 +122,7 @@ def look_of(person: people.Identity, view: people.View, head: Head, aim: Frame):
     """The kernel's ``Look`` of a person in a view; camera and lights are turned into the head's frame."""
     import warp as wp
 
-    from facetransport.data.raytrace import Look
+    from facetransport.data.rasteriser import Look
 
     back = aim.rotation.T
     to_head = lambda x: wp.vec3(*(back @ np.asarray(x, float)))  # noqa: E731

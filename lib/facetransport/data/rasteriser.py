@@ -1,7 +1,7 @@
-"""Ray casting and shading of one head by warp, on CPU or GPU, without a display.
+"""Rasterising and shading of one head by warp, on CPU or GPU, without a display.
 
-One kernel does an output pixel: it averages its supersamples, each with a primary ray, a shadow ray and a procedural
-texture that lives on the template's surface (so it follows every deformation).
+A first kernel finds the triangle that each sample sees; a second averages the samples of a pixel, each shaded by a
+procedural texture that lives on the template's surface (so it follows every deformation), with one shadow ray a pixel.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ TONGUE = wp.constant(parts.TONGUE)
 LASHES = wp.constant(parts.LASHES)
 HAIR = wp.constant(parts.HAIR)
 GLASSES = wp.constant(parts.GLASSES)
+
+FACES = wp.constant(wp.int64(1 << 20))  # more than a mesh has
+STEPS = wp.constant(float(1 << 30))  # distances are compared to the billionth: finer than float32
+NOTHING = wp.constant(wp.int64(1 << 62))
 
 
 @wp.struct
@@ -328,8 +332,58 @@ def shade(
 
 
 @wp.kernel
+def project(points: wp.array(dtype=wp.vec3), look: Look, place: wp.array(dtype=wp.vec3)):
+    """A vertex on the image plane: u and v in its units, and one over its distance in units of the plane's."""
+    plane = wp.matrix_from_cols(look.right, look.down, look.centre - look.origin)
+    seen = wp.inverse(plane) * (points[wp.tid()] - look.origin)
+    place[wp.tid()] = wp.vec3(seen[0], seen[1], 1.0) / seen[2]
+
+
+@wp.func
+def sample(i: int, side: int):
+    """Where the i-th of ``side`` samples lies on the image plane, -1..1."""
+    return (float(i) + 0.5) / float(side) * 2.0 - 1.0
+
+
+@wp.func
+def opposite_areas(u: float, v: float, a: wp.vec3, b: wp.vec3, c: wp.vec3):
+    """Areas of the triangles that a sample makes with bc, ca and ab, signed: of one sign inside of abc."""
+    ax, ay, bx, by, cx, cy = a[0] - u, a[1] - v, b[0] - u, b[1] - v, c[0] - u, c[1] - v
+    return wp.vec3(bx * cy - cx * by, cx * ay - ax * cy, ax * by - bx * ay)
+
+
+@wp.func
+def in_perspective(areas: wp.vec3, a: wp.vec3, b: wp.vec3, c: wp.vec3):
+    """Weights of a, b and c in the point of the triangle that a sample sees, before they are divided by their sum."""
+    return wp.vec3(areas[0] * a[2], areas[1] * b[2], areas[2] * c[2])
+
+
+@wp.kernel
+def rasterise(place: wp.array(dtype=wp.vec3), index: wp.array(dtype=int), side: int, nearest: wp.array(dtype=wp.int64)):
+    """The nearest triangle of every sample of a square: its distance and its number, packed so that less is nearer."""
+    face = wp.tid()
+    a, b, c = place[index[3 * face]], place[index[3 * face + 1]], place[index[3 * face + 2]]
+    low, high = wp.min(wp.min(a, b), c), wp.max(wp.max(a, b), c)
+    half = 0.5 * float(side)
+    left, right = wp.int(wp.ceil((low[0] + 1.0) * half - 0.5)), wp.int(wp.floor((high[0] + 1.0) * half - 0.5))
+    top, bottom = wp.int(wp.ceil((low[1] + 1.0) * half - 0.5)), wp.int(wp.floor((high[1] + 1.0) * half - 0.5))
+    for row in range(wp.max(top, 0), wp.min(bottom, side - 1) + 1):
+        for column in range(wp.max(left, 0), wp.min(right, side - 1) + 1):
+            areas = opposite_areas(sample(column, side), sample(row, side), a, b, c)
+            area = areas[0] + areas[1] + areas[2]
+            if area != 0.0 and wp.min(areas / area) >= 0.0:
+                weights = in_perspective(areas, a, b, c)
+                distance = area / (weights[0] + weights[1] + weights[2])
+                packed = wp.int64(distance * STEPS) * FACES + wp.int64(face)
+                wp.atomic_min(nearest, row * side + column, packed)
+
+
+@wp.kernel
 def render(
     mesh: wp.uint64,
+    points: wp.array(dtype=wp.vec3),
+    place: wp.array(dtype=wp.vec3),
+    nearest: wp.array(dtype=wp.int64),
     normals: wp.array(dtype=wp.vec3),
     canonical: wp.array(dtype=wp.vec3),
     masks: wp.array(dtype=wp.vec2),
@@ -341,27 +395,33 @@ def render(
     image: wp.array(dtype=wp.vec3),
 ):
     tid = wp.tid()
-    row, column = tid // size, tid % size
+    side = size * samples
     total = wp.vec3(0.0, 0.0, 0.0)
     lit = float(-1.0)  # one shadow ray a pixel, at its first sample that hits
     for k in range(samples * samples):
-        u = (float(column) + (float(k % samples) + 0.5) / float(samples)) / float(size) * 2.0 - 1.0
-        v = (float(row) + (float(k // samples) + 0.5) / float(samples)) / float(size) * 2.0 - 1.0
-        d = wp.normalize(look.centre + look.right * u + look.down * v - look.origin)
-        hit = wp.mesh_query_ray(mesh, look.origin, d, 10.0)
-        if hit.result:
+        row, column = tid // size * samples + k // samples, tid % size * samples + k % samples
+        u, v = sample(column, side), sample(row, side)
+        seen = nearest[row * side + column]
+        if seen < NOTHING:
+            face = wp.int(seen % FACES)
+            d = wp.normalize(look.centre + look.right * u + look.down * v - look.origin)
+            a, b, c = index[3 * face], index[3 * face + 1], index[3 * face + 2]
+            areas = opposite_areas(u, v, place[a], place[b], place[c])
+            weights = in_perspective(areas, place[a], place[b], place[c])
+            weights = weights / (weights[0] + weights[1] + weights[2])
             if lit < 0.0:
-                n = hit.normal
+                n = wp.normalize(wp.cross(points[b] - points[a], points[c] - points[a]))
                 if wp.dot(n, d) > 0.0:
                     n = -n
-                lit = unshadowed(mesh, look.origin + d * hit.t, n, look)
-            total += shade(lit, hit.face, hit.u, hit.v, d, normals, canonical, masks, index, material, look)
+                point = points[a] * weights[0] + points[b] * weights[1] + points[c] * weights[2]
+                lit = unshadowed(mesh, point, n, look)
+            total += shade(lit, face, weights[0], weights[1], d, normals, canonical, masks, index, material, look)
         else:
             total += background(u, v, look)
     image[tid] = total / float(samples * samples)
 
 
-class Tracer:
+class Rasteriser:
     """Renders meshes of one topology. Not for sharing between threads: its BVH is refitted for every image."""
 
     def __init__(
@@ -382,8 +442,23 @@ class Tracer:
         with wp.ScopedDevice(self.device):
             self._mesh.points.assign(points)
             self._mesh.refit()
+            place, nearest = self._nearest(self._mesh.points, look, size * samples)
             image = wp.empty(size * size, dtype=wp.vec3)
-            arrays = [wp.array(a, dtype=wp.vec3) for a in (normals, canonical)]
+            arrays = [self._mesh.points, place, nearest, *(wp.array(a, dtype=wp.vec3) for a in (normals, canonical))]
             inputs = [self._mesh.id, *arrays, self._masks, self._index, self._materials, look, size, samples]
             wp.launch(render, dim=size * size, inputs=inputs, outputs=[image])
             return image.numpy().reshape(size, size, 3)
+
+    def visible(self, points: np.ndarray, look: Look, side: int) -> np.ndarray:
+        """int64 (side, side): the triangle that each sample of the image plane sees, -1 where it sees none."""
+        with wp.ScopedDevice(self.device):
+            nearest = self._nearest(wp.array(points, dtype=wp.vec3), look, side)[1].numpy().reshape(side, side)
+            return np.where(nearest < NOTHING.value, nearest % FACES.value, -1)
+
+    def _nearest(self, points: wp.array, look: Look, side: int) -> tuple[wp.array, wp.array]:
+        """The projected vertices, and of each sample what it sees, as ``rasterise`` packs it."""
+        place = wp.empty_like(points)
+        nearest = wp.full(side * side, NOTHING, dtype=wp.int64)
+        wp.launch(project, dim=len(place), inputs=[points, look], outputs=[place])
+        wp.launch(rasterise, dim=len(self._materials), inputs=[place, self._index, side], outputs=[nearest])
+        return place, nearest
