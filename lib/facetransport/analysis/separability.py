@@ -1,13 +1,14 @@
 """How well genuine scores stand apart from impostor scores. Arrays only; a larger score means "the same person".
 
 Scores are cosines in [-1, 1] and are held as histograms, so that memory does not grow with their number: ``BINS`` bins
-resolve a cosine to 2 / BINS. Every function takes counts (..., bins), so that it works on one histogram or on all
-bootstrap resamples at once. Definitions follow pyeer, which IDiff-Face used: a comparison matches
-when its score reaches the threshold; FMR is the share of impostors that match, FNMR the share of genuine pairs that do
-not.
+resolve a cosine to 2 / BINS. Counts are (..., bins): one histogram, or those of all bootstrap resamples at once.
+Definitions follow pyeer, which IDiff-Face used: a comparison matches when its score reaches the threshold; FMR is the
+share of impostors that match, FNMR the share of genuine pairs that do not.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,9 +33,38 @@ def thresholds(bins: int = BINS) -> np.ndarray:
     return np.linspace(-1, 1, bins + 1)
 
 
-def error_rates(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """FMR and FNMR (..., bins + 1) at every threshold, from counts (..., bins); NaN where there are no scores."""
-    return 1 - below(impostor), below(genuine)
+@dataclass(frozen=True)
+class ErrorRates:
+    """fmr, fnmr: float64 (..., bins + 1), at every threshold; NaN where there are no scores."""
+
+    fmr: np.ndarray
+    fnmr: np.ndarray
+
+    @classmethod
+    def of(cls, genuine: np.ndarray, impostor: np.ndarray) -> ErrorRates:
+        """From counts (..., bins)."""
+        return cls(1 - below(impostor), below(genuine))
+
+    def auc(self) -> np.ndarray:
+        """(...): probability that a genuine score exceeds an impostor's, ties (one bin) counting half."""
+        return 1 - np.trapezoid(self.fmr, self.fnmr, axis=-1)
+
+    def eer(self) -> np.ndarray:
+        """(...): the error rate where FMR = FNMR, interpolated between the two thresholds that enclose it."""
+        gap = self.fnmr - self.fmr  # rises from -1 to 1
+        k = np.argmax(gap >= 0, axis=-1)[..., None]
+        after, before = np.take_along_axis(gap, k, -1), np.take_along_axis(gap, k - 1, -1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.where(after > before, -before / (after - before), 0)
+        low, high = np.take_along_axis(self.fmr, k - 1, -1), np.take_along_axis(self.fmr, k, -1)
+        return (low + share * (high - low))[..., 0]
+
+    def fnmr_at(self, fmr: float) -> np.ndarray:
+        """(...): the lowest FNMR with FMR <= fmr: FMR100 is ``fmr=0.01``, FMR1000 ``fmr=0.001``; TAR is 1 minus it."""
+        if not 0 <= fmr <= 1:
+            raise ValueError(f"fmr: expected a rate in [0, 1], got {fmr}")
+        k = np.argmax(self.fmr <= fmr + 1e-12, axis=-1)[..., None]
+        return np.take_along_axis(self.fnmr, k, -1)[..., 0]
 
 
 def below(counts: np.ndarray) -> np.ndarray:
@@ -42,32 +72,6 @@ def below(counts: np.ndarray) -> np.ndarray:
     cumulative = np.concatenate([np.zeros_like(counts[..., :1]), counts.cumsum(-1)], -1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return cumulative / cumulative[..., -1:]
-
-
-def auc(genuine: np.ndarray, impostor: np.ndarray) -> np.ndarray:
-    """(...): probability that a genuine score exceeds an impostor's, ties (one bin) counting half."""
-    fmr, fnmr = error_rates(genuine, impostor)
-    return 1 - np.trapezoid(fmr, fnmr, axis=-1)
-
-
-def eer(genuine: np.ndarray, impostor: np.ndarray) -> np.ndarray:
-    """(...): the error rate where FMR = FNMR, interpolated between the two thresholds that enclose it."""
-    fmr, fnmr = error_rates(genuine, impostor)
-    gap = fnmr - fmr  # rises from -1 to 1
-    k = np.argmax(gap >= 0, axis=-1)[..., None]
-    after, before = np.take_along_axis(gap, k, -1), np.take_along_axis(gap, k - 1, -1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(after > before, -before / (after - before), 0)
-    low, high = np.take_along_axis(fmr, k - 1, -1), np.take_along_axis(fmr, k, -1)
-    return (low + share * (high - low))[..., 0]
-
-
-def fnmr_at(genuine: np.ndarray, impostor: np.ndarray, fmr: float) -> np.ndarray:
-    """(...): the lowest FNMR with FMR <= fmr: FMR100 is ``fmr=0.01``, FMR1000 ``fmr=0.001``; TAR is 1 minus it."""
-    if not 0 <= fmr <= 1:
-        raise ValueError(f"fmr: expected a rate in [0, 1], got {fmr}")
-    rates, misses = error_rates(genuine, impostor)
-    return np.take_along_axis(misses, np.argmax(rates <= fmr + 1e-12, axis=-1)[..., None], -1)[..., 0]
 
 
 def fdr(

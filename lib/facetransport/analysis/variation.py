@@ -119,7 +119,9 @@ def someone_else(unit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _eer(genuine: np.ndarray, impostor: np.ndarray, unit: np.ndarray, resamples: int, seed: int) -> Estimate:
     g, i = (_histograms(scores, unit) for scores in (genuine, impostor))
-    return bootstrap(lambda w: curves.eer(w @ g, w @ i), len(g), resamples, seed, genuine.size + impostor.size)
+    return bootstrap(
+        lambda w: curves.ErrorRates.of(w @ g, w @ i).eer(), len(g), resamples, seed, genuine.size + impostor.size
+    )
 
 
 def _histograms(scores: np.ndarray, unit: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from facetransport.analysis import separability as curves
+from facetransport.analysis.separability import ErrorRates
 from facetransport.analysis.statistics import Estimate, bootstrap_weights, estimate, weighted_mean
 from facetransport.analysis.statistics import bootstrap as bootstrap_estimate
 from facetransport.data.captions import ABSENT, PRESENT, UNSAID, Describer, one_hot
@@ -215,14 +216,14 @@ def verify_descriptions(
     same = [check_scores(s, p.same, "test_scores") for s, p in zip(test_scores, test_pairs, strict=True)]
     threshold = curves.best_threshold(val_scores[val_same], val_scores[~val_same])
     sets = np.array([balanced(s >= threshold, truth) for s, truth in zip(test_scores, same, strict=True)])
-    exact = [exact_histograms(s, truth) for s, truth in zip(test_scores, same, strict=True)]
+    exact = [ErrorRates.of(*exact_histograms(s, truth)) for s, truth in zip(test_scores, same, strict=True)]
     genuine, impostor, k = resampled_histograms(test_scores, test_pairs, threshold, identity, bootstrap, seed)
-    fmr, fnmr = curves.error_rates(genuine, impostor)
-    samples, n = 1 - (fmr[:, k] + fnmr[:, k]) / 2, sum(map(len, same))
+    rates = ErrorRates.of(genuine, impostor)
+    samples, n = 1 - (rates.fmr[:, k] + rates.fnmr[:, k]) / 2, sum(map(len, same))
     return DescriptionVerification(
         accuracy=estimate(sets.mean(), samples, n),
-        eer=estimate(np.mean([curves.eer(*e) for e in exact]), curves.eer(genuine, impostor), n),
-        auc=estimate(np.mean([curves.auc(*e) for e in exact]), curves.auc(genuine, impostor), n),
+        eer=estimate(np.mean([e.eer() for e in exact]), rates.eer(), n),
+        auc=estimate(np.mean([e.auc() for e in exact]), rates.auc(), n),
         sets=sets,
         threshold=threshold,
         seed=seed,

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from facetransport.analysis import separability as curves
+from facetransport.analysis.separability import ErrorRates
 from facetransport.analysis.statistics import Estimate, bootstrap_weights, estimate, mean_over_seeds, weighted_mean
 from facetransport.analysis.statistics import bootstrap as bootstrap_estimate
 from facetransport.recognition.recogniser import check_embeddings
@@ -56,8 +57,8 @@ class Separability:
 
     def roc(self) -> tuple[np.ndarray, np.ndarray]:
         """FMR and TAR (bins + 1,) at every threshold."""
-        fmr, fnmr = curves.error_rates(self.genuine, self.impostor)
-        return fmr, 1 - fnmr
+        rates = ErrorRates.of(self.genuine, self.impostor)
+        return rates.fmr, 1 - rates.fnmr
 
     def table(self) -> pd.DataFrame:
         """One row per number: name, value, low, high, n."""
@@ -91,21 +92,22 @@ def separability(
     i, im = fast_sum(pair_weights, impostor), pair_weights @ impostor_moments
     n, m = int(g[0].sum()), int(i[0].sum())
     (g_mean, g_std), (i_mean, i_std) = mean_std(gm), mean_std(im)
+    rates = ErrorRates.of(g, i)
 
     def result(values: np.ndarray, count: int = n + m) -> Estimate:
         return estimate(values[0], values[1:], count)
 
     return Separability(
-        auc=result(curves.auc(g, i)),
-        eer=result(curves.eer(g, i)),
-        fmr100=result(curves.fnmr_at(g, i, 1e-2)),
-        fmr1000=result(curves.fnmr_at(g, i, 1e-3)),
+        auc=result(rates.auc()),
+        eer=result(rates.eer()),
+        fmr100=result(rates.fnmr_at(1e-2)),
+        fmr1000=result(rates.fnmr_at(1e-3)),
         fdr=result(curves.fdr(g_mean, g_std, i_mean, i_std)),
         genuine_mean=result(g_mean, n),
         genuine_std=result(g_std, n),
         impostor_mean=result(i_mean, m),
         impostor_std=result(i_std, m),
-        tar={far: result(1 - curves.fnmr_at(g, i, far)) for far in fars},
+        tar={far: result(1 - rates.fnmr_at(far)) for far in fars},
         genuine=genuine.sum(0),
         impostor=impostor.sum(0),
     )
@@ -334,8 +336,9 @@ def best_bin(genuine: np.ndarray, impostor: np.ndarray) -> int:
     """The threshold (as a bin's lower edge) of the best balanced accuracy; the middle one where several are."""
     if not genuine.sum() or not impostor.sum():
         raise ValueError("folds: no genuine or no impostor pair outside of one fold; use fewer folds or more images")
-    fmr, fnmr = curves.error_rates(genuine, impostor)
-    best = np.flatnonzero(fmr + fnmr <= (fmr + fnmr).min() + 1e-12)
+    rates = ErrorRates.of(genuine, impostor)
+    error = rates.fmr + rates.fnmr
+    best = np.flatnonzero(error <= error.min() + 1e-12)
     return int(best[len(best) // 2])
 
 
@@ -445,7 +448,7 @@ def detection(found: np.ndarray, alarms: np.ndarray, far: float, n: int, resampl
     """DIR at a false alarm rate from per-identity histograms (identities, bins)."""
     w = np.concatenate([np.ones((1, len(found))), bootstrap_weights(len(found), resamples, seed)])
     v = np.concatenate([np.ones((1, len(alarms))), bootstrap_weights(len(alarms), resamples, seed + 1)])
-    rates = 1 - curves.fnmr_at(w @ found, v @ alarms, far)
+    rates = 1 - ErrorRates.of(w @ found, v @ alarms).fnmr_at(far)
     return estimate(rates[0], rates[1:], n)
 
 
