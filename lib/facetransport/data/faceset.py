@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
+
+if TYPE_CHECKING:  # seconds to import, and the processes that render do without
+    import torch
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left = left in the image, as InsightFace
 LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy")
@@ -21,6 +23,8 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
         raise ValueError(
             f"images: expected uint8 (B, H, W, 3), got {images.dtype} {images.shape}; convert to RGB first"
         )
+    import torch
+
     return torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -28,9 +32,9 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
     """float (B, 3, H, W) in [-1, 1] (clamped) -> uint8 (B, H, W, 3)."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
-    if not torch.isfinite(images).all():
+    if not images.isfinite().all():
         raise ValueError("images: expected finite values, found NaN or inf; the generator diverged")
-    scaled = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    scaled = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 

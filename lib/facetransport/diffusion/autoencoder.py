@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import VQModel
 from torch import Tensor, nn
 
 from facetransport.artifacts import Recipe, Store, code_version, default_store
@@ -158,6 +157,8 @@ class VQCode(nn.Module):
     micro_batch = MICRO_BATCH
 
     def __init__(self, config: CodeConfig) -> None:
+        from diffusers import VQModel  # seconds to import: only where one is built
+
         super().__init__()
         self.config = config
         stages = config.downsample.bit_length()

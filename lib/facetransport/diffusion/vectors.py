@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from facetransport.diffusion.denoisers import MLPBlock
@@ -135,6 +134,8 @@ class UNetBody(nn.Module):
     """
 
     def __init__(self, config: VectorConfig) -> None:
+        from diffusers import UNet2DConditionModel  # seconds to import: only where one is built
+
         super().__init__()
         self.token_dim, widths = config.token_dim, (config.width, 2 * config.width, 4 * config.width)
         self.unet = UNet2DConditionModel(
