@@ -54,9 +54,9 @@ clean:
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "facetransport needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep '^setuptools==' requirements.lock)"
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -r requirements.lock
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check "$$(grep '^setuptools==' requirements.lock)"
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation -r requirements.lock
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
 known-profile:
