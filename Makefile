@@ -1,6 +1,7 @@
 # Everything by one command. Paths are relative on purpose: a clone may live in a folder with a space in its name.
 PROFILE ?= laptop
 PYTHON ?= python3
+JOBS ?= 2
 
 PY := .venv/bin/python
 READY := .venv/.installed
@@ -22,10 +23,11 @@ help:
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make clean     forget what was run and remove figures/smoke; the cache stays (.venv/bin/facetransport clean-cache)"
 	@echo "PROFILE=laptop (default), smoke or paper; only what is stale is run again, -B runs all; PYTHON=python3 makes .venv"
+	@echo "JOBS=2 (default) notebooks run side by side; cells that measure speed run alone"
 
 figures: known-profile $(READY)
 	@if $(MAKE) -q $(EXECUTED) >/dev/null 2>&1; then echo "figures/$(PROFILE) is up to date: nothing to do"; \
-	else $(MAKE) --no-print-directory $(EXECUTED); fi
+	else $(MAKE) --no-print-directory -j $(JOBS) $(EXECUTED); fi
 
 smoke:
 	@$(MAKE) --no-print-directory figures PROFILE=smoke

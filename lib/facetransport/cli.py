@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from facetransport import artifacts, profiles
 from facetransport.artifacts import Recipe, Store
 from facetransport.profiles import Profile
 from facetransport.results import figures_root
+from facetransport.turns import Turns
 
 EXPECTED = (ValueError, FileNotFoundError, artifacts.DiskFull, artifacts.CorruptArtifact)
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock)?")
@@ -342,21 +344,13 @@ def _execute(options: argparse.Namespace) -> int:
 def execute(notebook: Path, profile: str, folder: str) -> int:
     """Run a notebook through papermill; the copy takes its place in ``figures/<folder>`` only when all cells ran."""
     import nbformat
-    import papermill
     from papermill.exceptions import PapermillExecutionError
 
     os.environ.update({profiles.VARIABLE: profile, "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"})
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # notebooks side by side: a waiting thread leaves its core
     running = artifacts.cache_root() / "executing" / folder / notebook.name
-    running.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            notebook,
-            running,
-            {"profile": profile},
-            kernel_name="python3",
-            cwd=notebook.parent,
-            progress_bar=sys.stderr.isatty(),
-        )
+        _run_cells(notebook, running, profile)
     except PapermillExecutionError as error:
         print(f"{error}\n{notebook}: a cell failed; what ran until then is in {running}", file=sys.stderr)
         return 1
@@ -365,6 +359,22 @@ def execute(notebook: Path, profile: str, folder: str) -> int:
         nbformat.write(_tidy(nbformat.read(running, as_version=4)), temporary)
     running.unlink()
     return 0
+
+
+def _run_cells(notebook: Path, running: Path, profile: str) -> None:
+    import papermill
+
+    with closing(Turns(running.parent)) as turns:
+        papermill.execute_notebook(
+            notebook,
+            running,
+            {"profile": profile},
+            kernel_name="python3",
+            cwd=notebook.parent,
+            progress_bar=sys.stderr.isatty(),
+            on_cell_execute=turns.start,
+            on_cell_executed=turns.end,
+        )
 
 
 def _tidy(notebook: Any) -> Any:
