@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import nbformat.v4
@@ -15,14 +16,16 @@ ORDINARY, MEASURING = (nbformat.v4.new_code_cell(metadata={"tags": tags}) for ta
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Callable[..., tuple[Turns, threading.Event]]:
-    def begin(cell: nbformat.NotebookNode) -> tuple[Turns, threading.Event]:
-        """A notebook that waits for a cell's turn, and whether it has it."""
-        turns, begun = Turns(tmp_path), threading.Event()
-        threading.Thread(target=lambda: (turns.start(cell, 0), begun.set()), daemon=True).start()
-        return turns, begun
+def begin(tmp_path: Path) -> Iterator[Callable[..., tuple[Turns, threading.Event]]]:
+    with ExitStack() as stack:
 
-    return begin
+        def begin(cell: nbformat.NotebookNode) -> tuple[Turns, threading.Event]:
+            """A notebook that waits for a cell's turn, and whether it has it."""
+            turns, begun = stack.enter_context(closing(Turns(tmp_path))), threading.Event()
+            threading.Thread(target=lambda: (turns.start(cell, 0), begun.set()), daemon=True).start()
+            return turns, begun
+
+        yield begin
 
 
 def test_ordinary_cells_run_together(begin):

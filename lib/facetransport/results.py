@@ -139,6 +139,7 @@ class Run:
         software = f"facetransport {artifacts.code_version()}, matplotlib {matplotlib.__version__}"
         with artifacts.replacing(self.folder / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=DPI, metadata={**about, "Software": software})
+        figure.set_layout_engine("none")  # placed once: laying out takes as long as drawing
         stable = matplotlib.rc_context({"svg.hashsalt": name})  # no random ids, no date: the same figure, the same file
         with artifacts.replacing(self.folder / f"{name}.svg") as temporary, stable:
             figure.savefig(temporary, format="svg", dpi=DPI, metadata={**about, "Creator": software, "Date": None})
@@ -251,8 +252,11 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    """JSON with one record a line."""
     try:
-        artifacts.write_json(path, sorted(records, key=lambda r: r["name"]))
+        lines = [json.dumps(r, allow_nan=False) for r in sorted(records, key=lambda r: r["name"])]
+        with artifacts.replacing(path) as temporary:
+            temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{path.stem}: expected finite numbers, text, lists and mappings in a record: {error}"

@@ -115,8 +115,10 @@ def separability(
 
 def fast_sum(weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """weights @ counts, the first row (the data as they are) exact, resamples in single precision."""
-    resampled = weights[1:].astype(np.float32) @ counts.astype(np.float32)
-    return np.concatenate([weights[:1] @ counts, resampled.astype(np.float64)])
+    total, filled = np.zeros((len(weights), counts.shape[1])), counts.any(0)  # many bins of a histogram are empty
+    total[:1] = weights[:1] @ counts
+    total[1:, filled] = weights[1:].astype(np.float32) @ counts[:, filled].astype(np.float32)
+    return total
 
 
 def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
