@@ -9,7 +9,7 @@ STAMPS := .cache/stamps/$(PROFILE)
 SETTINGS := lib/facetransport/profiles/$(PROFILE).yaml
 PROFILES := $(patsubst %.yaml,%,$(notdir $(wildcard lib/facetransport/profiles/*.yaml)))
 LIBRARY := $(shell find lib -name '*.py') $(shell find lib/facetransport/weights -name manifest.json 2>/dev/null)
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
+NOTEBOOKS := $(shell ls -r notebooks/[0-9]*.ipynb) # the last first: the longest are there, and none should end alone
 EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=$(STAMPS)/%.stamp)
 
 .PHONY: help figures smoke train test lab clean known-profile

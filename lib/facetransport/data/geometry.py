@@ -220,8 +220,10 @@ class MeshBuilder:
 
 def vertex_normals(points: np.ndarray, faces: np.ndarray, scatter: scipy.sparse.csr_matrix) -> np.ndarray:
     """(V, 3): area-weighted normals, unit length; zero where a part is folded to a point."""
-    a, b, c = points[faces[:, 0]], points[faces[:, 1]], points[faces[:, 2]]
-    (ux, uy, uz), (vx, vy, vz) = (b - a).T, (c - a).T
-    cross = np.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx], 1)  # np.cross takes thrice as long
-    normals = scatter @ cross
+    a, b, c = faces.T
+    (ux, vx), (uy, vy), (uz, vz) = (
+        (p.take(b) - p.take(a), p.take(c) - p.take(a)) for p in np.ascontiguousarray(points.T)
+    )
+    cross = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx  # axis by axis: np.cross takes four times as long
+    normals = np.stack([scatter @ x for x in cross], 1)
     return normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12)

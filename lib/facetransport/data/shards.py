@@ -13,6 +13,7 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from facetransport.artifacts import replacing, write_json
 from facetransport.data.faceset import FaceSet, load_table, save_table
 
 PLAN = "plan.json"
+THREADS = "OMP_NUM_THREADS"  # heeded by numpy's and torch's libraries when they are loaded
 Make = Callable[[Any], FaceSet]
 """make(part) -> the images of a part. It travels to other processes: what cannot, it opens there, when first called."""
 
@@ -130,8 +132,21 @@ def _write_all(folder: Path, todo: Sequence[tuple[int, Any]], make: Make, worker
     context = multiprocessing.get_context("spawn")
     # Between our own processes only, as multiprocessing does; by value: torch would fill shared memory with tensors.
     packed = pickle.dumps((folder, make))
-    with ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (packed,)) as pool:
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (packed,))
+    with _one_thread_each(), pool:
         yield from pool.map(_write_job, todo)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """For processes started inside: with a thread a core in each, they would wait for each other."""
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(THREADS)
+        os.environ.update({THREADS: before} if before is not None else {})
 
 
 _worker: tuple[Path, Make]  # what a worker process holds
