@@ -1,7 +1,7 @@
 # Everything by one command. Paths are relative on purpose: a clone may live in a folder with a space in its name.
 PROFILE ?= laptop
 PYTHON ?= python3
-JOBS ?= $(if $(filter paper,$(PROFILE)),1,3)
+JOBS ?= $(if $(filter paper,$(PROFILE)),1,2)
 
 PY := .venv/bin/python
 READY := .venv/.installed
@@ -9,8 +9,7 @@ STAMPS := .cache/stamps/$(PROFILE)
 SETTINGS := lib/facetransport/profiles/$(PROFILE).yaml
 PROFILES := $(patsubst %.yaml,%,$(notdir $(wildcard lib/facetransport/profiles/*.yaml)))
 LIBRARY := $(shell find lib -name '*.py') $(shell find lib/facetransport/weights -name manifest.json 2>/dev/null)
-# The last first: the longest are among them, and none of those should run on by itself.
-NOTEBOOKS := $(shell ls -r notebooks/[0-9]*.ipynb)
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=$(STAMPS)/%.stamp)
 
 .PHONY: help figures smoke train test lab clean known-profile
@@ -24,7 +23,7 @@ help:
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make clean     forget what was run and remove figures/smoke; the cache stays (.venv/bin/facetransport clean-cache)"
 	@echo "PROFILE=laptop (default), smoke or paper; only what is stale is run again, -B runs all; PYTHON=python3 makes .venv"
-	@echo "JOBS=3 (default; paper: 1) notebooks run side by side; cells that measure speed run alone"
+	@echo "JOBS=2 (default; paper: 1) notebooks run side by side; cells that measure speed run alone"
 
 figures: known-profile $(READY)
 	@if $(MAKE) -q $(EXECUTED) >/dev/null 2>&1; then echo "figures/$(PROFILE) is up to date: nothing to do"; \
