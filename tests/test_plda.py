@@ -69,6 +69,13 @@ def test_within_covariance_is_that_of_deviations_from_the_person() -> None:
     torch.testing.assert_close(within_covariance(vectors, np.array([1, 1, 9, 9])), expected)
 
 
+def test_the_root_is_the_symmetric_one_so_that_draws_do_not_hang_on_signs_of_eigenvectors() -> None:
+    covariance = torch.cov(torch.randn(6, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    found = root(covariance)
+    torch.testing.assert_close(found, found.T)
+    torch.testing.assert_close(found @ found, covariance)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="several images of some"):
         within_covariance(unit(4), np.arange(4))

@@ -71,6 +71,9 @@ def within_covariance(embeddings: np.ndarray, identity: np.ndarray) -> Tensor:
 
 
 def root(covariance: Tensor) -> Tensor:
-    """A root R with R R' = covariance (d, d), its negative directions taken as 0."""
+    """The symmetric root R, R R = covariance (d, d), its negative directions taken as 0.
+
+    It is unique: what is drawn with it does not depend on the signs of eigenvectors, which rounding decides.
+    """
     values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
