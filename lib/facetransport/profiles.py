@@ -58,7 +58,7 @@ class Rendered:
 
     world_seed: int
     size: int  # pixels
-    supersampling: int  # rays per pixel along each axis
+    supersampling: int  # samples per pixel along each axis
     roles: dict[str, Role]
 
     def __post_init__(self) -> None:
