@@ -109,11 +109,11 @@ def clone(tmp_path: Path) -> Path:
 
 
 def ran(clone: Path) -> list[str]:
-    """The notebooks that were run since the last call."""
+    """The notebooks that were run since the last call, sorted: they run side by side."""
     path = clone / "ran"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
-    return [re.sub(r".*execute notebooks/(\w+)\.ipynb --profile (\w+)", r"\1 \2", line) for line in lines]
+    return sorted(re.sub(r".*execute notebooks/(\w+)\.ipynb --profile (\w+)", r"\1 \2", line) for line in lines)
 
 
 def touch(path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_changed_lock_installs_again_and_makes_everything_stale(clone: Path) -
 
 def test_a_failing_notebook_fails_make_and_is_run_again(clone: Path) -> None:
     (clone / "broken").touch()
-    assert make(clone, "figures").returncode != 0
+    assert make(clone, "figures", "JOBS=1").returncode != 0
     assert ran(clone) == ["00_a laptop"]
     (clone / "broken").unlink()
     assert make(clone, "figures").returncode == 0
