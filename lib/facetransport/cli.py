@@ -130,7 +130,7 @@ def network_recipes(profile: Profile) -> list[Recipe]:
 
     recognisers = [dlib.recipe(profile), *(training.recipe(profile, name) for name in training.NETWORKS)]
     methods = [*idiff_face.recipes(profile), *diface_study.recipes(profile)]
-    return [rendered.head_recipe(), *recognisers, autoencoder.recipe(profile), *methods]
+    return [rendered.head_recipe(), *recognisers, *autoencoder.recipes(profile), *methods]
 
 
 def experiment_recipes(profile: Profile) -> list[Recipe]:

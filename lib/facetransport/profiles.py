@@ -130,6 +130,25 @@ class Autoencoder:
         require(self.downsample in (2, 4, 8, 16), f"downsample: expected 2, 4, 8 or 16, got {self.downsample}")
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder trained anew on the finished code, whose encoder stays: larger, and for longer."""
+
+    residuals: tuple[int, ...]  # blocks on the coarsest and on the finest map
+    people: int  # of the ``generator`` role
+    steps: int  # 0: the autoencoder's own decoder is kept
+    batch: int
+    lr: float
+    feature_weight: float  # of the reference recogniser's features in the loss
+    seed: int
+
+    def __post_init__(self) -> None:
+        positive(self, "people", "batch", "lr")
+        require(len(self.residuals) == 2, f"residuals: expected 2 numbers, got {list(self.residuals)}")
+        require(min(self.residuals) >= 0, f"residuals: expected 0 or more, got {list(self.residuals)}")
+        require(self.steps >= 0, f"steps: expected 0 (off) or more, got {self.steps}")
+
+
 # ---------------------------------------------------------------------------------------------- papers.idiff_face
 
 
@@ -315,6 +334,7 @@ class Profile:
     reference: RecogniserTraining
     judge: RecogniserTraining
     autoencoder: Autoencoder
+    decoder: Decoder
     idiff_face: IDiffFace
     idiff_face_variants: dict[str, IDiffFace]  # other networks of the ablations, by name
     diface: DiFace
@@ -328,15 +348,21 @@ class Profile:
         self._check_evaluation()
         size, factor = self.rendered.size, self.autoencoder.downsample
         require(size % factor == 0, f"autoencoder.downsample: expected a divisor of rendered.size {size}, got {factor}")
+        self._check_decoder()
         most, steps = self.idiff_face.timesteps, self.sampling.steps
         require(steps <= most, f"sampling.steps: expected at most idiff_face.timesteps {most}, got {steps}")
-        people, asked = self.rendered.roles["generator"].identities, self.diface.people
-        require(asked <= people, f"diface.people: expected at most rendered.roles.generator {people}, got {asked}")
+        people = self.rendered.roles["generator"].identities
+        for name, asked in (("diface", self.diface.people), ("decoder", self.decoder.people)):
+            require(asked <= people, f"{name}.people: expected at most rendered.roles.generator {people}, got {asked}")
         scale, drop = self.sampling.guidance, self.idiff_face.context_drop
         require(scale == 1 or drop > 0, f"sampling.guidance: {scale} needs idiff_face.context_drop above 0, got {drop}")
         require(
             self.reference.seed != self.judge.seed, "judge.seed: expected another than reference.seed, got the same"
         )
+
+    def _check_decoder(self) -> None:
+        kind, steps = self.autoencoder.kind, self.decoder.steps
+        require(kind == "kl" or not steps, f"decoder.steps: expected 0 where autoencoder.kind is {kind}, got {steps}")
 
     def _check_photographs(self) -> None:
         unknown = sorted(set(self.photographs) - set(ROLES))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,20 @@ from facetransport.diffusion.training import (
     train,
 )
 from facetransport.profiles import Autoencoder as AutoencoderSection
+from facetransport.profiles import Decoder as DecoderSection
 from facetransport.profiles import Profile, as_config, resolve
 from facetransport.recognition import training as recognition_training
+from facetransport.recognition.align import network_input
 from facetransport.recognition.iresnet import IResNetRecogniser
-from facetransport.tensors import half
+from facetransport.tensors import compact, half
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 """images (B, 3, H, W) in [-1, 1] -> feature tensors (B, C, ...), differentiable: what two images should agree in."""
 
 FOLD = 4  # pixels per side that become channels before the first convolution
-MODEL = "model.safetensors"
+MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
+DECODER = "decoder."  # how the names of its tensors begin
+SMALLEST = 2**16  # numbers in a kernel of a decoder that is shipped as int8
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,17 @@ class CodeConfig:
     """kind: "kl" or "vq". A square image of side s becomes (channels, s / downsample, s / downsample).
 
     width: channels of the first stage. kl: pixels are folded by 4 first, so that convolutions run on small maps.
+    residuals: kl, blocks of the decoder on its coarsest and on its finest map.
     """
 
     kind: str
     channels: int
     downsample: int
     width: int
+    residuals: tuple[int, ...] = (2, 2)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "residuals", tuple(self.residuals))  # a list, where it was read from JSON
         if self.kind not in ("kl", "vq"):
             raise ValueError(f"kind: expected 'kl' or 'vq', got {self.kind!r}")
         if self.kind == "kl" and self.downsample not in (4, 8, 16):
@@ -88,14 +96,15 @@ def _encoder(config: CodeConfig) -> nn.Sequential:
 
 
 def _decoder(config: CodeConfig) -> nn.Sequential:
+    coarsest, finest = config.residuals
     width = 2 * config.width if _halvings(config) else config.width
-    layers: list[nn.Module] = [nn.Conv2d(config.channels, width, 1), Residual(width), Residual(width)]
+    layers: list[nn.Module] = [nn.Conv2d(config.channels, width, 1), *(Residual(width) for _ in range(coarsest))]
     for i in reversed(range(_halvings(config))):
         narrower = 2 * config.width if i else config.width
         layers += [Residual(width), nn.ConvTranspose2d(width, narrower, 2, stride=2)]
         width = narrower
-    tail = [Residual(width), Residual(width), nn.Conv2d(width, 3 * FOLD**2, 3, padding=1)]
-    return nn.Sequential(*layers, *tail)
+    layers += [*(Residual(width) for _ in range(finest)), nn.Conv2d(width, 3 * FOLD**2, 3, padding=1)]
+    return nn.Sequential(*layers)
 
 
 def _halvings(config: CodeConfig) -> int:
@@ -318,13 +327,18 @@ def train_code(
 
 
 def save(path: Path, code: KLCode | VQCode, **metadata: Any) -> None:
-    """One safetensors file, float16, that ``load`` needs nothing else for."""
-    save_model(path, half(code.state_dict()), config=asdict(code.config), **metadata)
+    """One safetensors file, float16, that ``load`` needs nothing else for. A KL decoder's large kernels are int8."""
+    state = code.state_dict()
+    decoder = {n: v for n, v in state.items() if n.startswith(DECODER)}
+    save_model(path, half(state) | compact(decoder, SMALLEST), config=asdict(code.config), **metadata)
 
 
-def load(path: Path) -> Autoencoder:
-    """The autoencoder of a file written by ``save``."""
+def load(path: Path, decoder: Path | None = None) -> Autoencoder:
+    """The autoencoder of a file written by ``save``; with the decoder of another file, for the same codes."""
     tensors, metadata = read_model(path)
+    if decoder is not None:
+        later, metadata = read_model(decoder)
+        tensors = {n: v for n, v in tensors.items() if not n.startswith(DECODER)} | later
     code = build(CodeConfig(**metadata["config"]))
     code.load_state_dict(tensors)
     return Autoencoder(code)
@@ -333,8 +347,23 @@ def load(path: Path) -> Autoencoder:
 # ----------------------------------------------------------------------------------------------------- recipes
 
 
-def recipe(profile: Profile) -> Recipe:
-    """The finished autoencoder: trained on pixels, then, with ``identity_steps``, on the reference's embeddings too."""
+def recipes(profile: Profile) -> tuple[Recipe, ...]:
+    """All of a profile's autoencoder: what makes its codes and, with ``decoder.steps``, a later decoder of them."""
+    return (code_recipe(profile), *[decoder_recipe(profile)] * bool(profile.decoder.steps))
+
+
+def load_folders(folders: Sequence[Path]) -> Autoencoder:
+    """The autoencoder from the folders of ``recipes``."""
+    return load(*(folder / MODEL for folder in folders))
+
+
+def load_autoencoder(profile: Profile, store: Store) -> Autoencoder:
+    """The autoencoder of a profile: shipped, cached or trained now."""
+    return load_folders([store.get(recipe) for recipe in recipes(profile)])
+
+
+def code_recipe(profile: Profile) -> Recipe:
+    """The code: trained on pixels, then, with ``identity_steps``, on the reference's embeddings too."""
     config = profile.autoencoder
     pixels = _pixels_recipe(profile)
     if not config.identity_steps:
@@ -344,9 +373,15 @@ def recipe(profile: Profile) -> Recipe:
     return Recipe("autoencoder", kept, partial(_make_identity, config), upstream=upstream)
 
 
-def load_autoencoder(profile: Profile, store: Store) -> Autoencoder:
-    """The autoencoder of a profile: shipped, cached or trained now."""
-    return load(store.get(recipe(profile)) / MODEL)
+def decoder_recipe(profile: Profile) -> Recipe:
+    """A decoder trained for longer on codes that stay as they are, and with them all that was trained on them."""
+    upstream = (
+        code_recipe(profile),
+        roles.recipe(profile, "generator"),
+        recognition_training.recipe(profile, "reference"),
+    )
+    make = partial(_make_decoder, profile.decoder)
+    return Recipe("autoencoder.decoder", as_config(profile.decoder), make, upstream=upstream)
 
 
 def _pixels_recipe(profile: Profile) -> Recipe:
@@ -359,28 +394,82 @@ def _pixels_recipe(profile: Profile) -> Recipe:
 
 def _make_pixels(section: AutoencoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
     """Train on pixels into ``folder``; continues an interrupted attempt."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(section.seed)
+    with _seeded(section.seed):
         code = build(CodeConfig(section.kind, section.latent_channels, section.downsample, section.width))
     training = TrainingConfig(
         section.steps, section.batch, section.lr, section.seed, warmup=section.steps // 100, decay="cosine", bf16=True
     )
-    _train_into(folder, code, upstream[0], training, LossWeights())
+    _train_code_into(folder, code, upstream[0], training, LossWeights())
 
 
 def _make_identity(section: AutoencoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
     """Go on from the pixel code with the reference recogniser's embedding in the loss."""
     pixels, faces, reference = upstream
-    recogniser = IResNetRecogniser(recognition_training.load_model(reference / MODEL)).requires_grad_(False)
     code = load(pixels / MODEL).code.train().requires_grad_(True)
     training = TrainingConfig(
         section.identity_steps, section.batch, section.lr / 3, section.seed, warmup=100, decay="cosine", bf16=True
     )
-    weights = LossWeights(features=section.identity_weight)
-    _train_into(folder, code, faces, training, weights, lambda x: [recogniser.embed(x)])
+    weights, recogniser = LossWeights(features=section.identity_weight), _recogniser(reference)
+    _train_code_into(folder, code, faces, training, weights, partial(_embedding, recogniser))
 
 
-def _train_into(
+def _make_decoder(section: DecoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
+    """Train a decoder from nothing, the encoder frozen; continues an interrupted attempt."""
+    finished, faces, reference = upstream
+    code = with_new_decoder(load(finished / MODEL).code, section.residuals, section.seed)
+    training = TrainingConfig(
+        section.steps,
+        section.batch,
+        section.lr,
+        section.seed,
+        warmup=section.steps // 100,
+        decay="cosine",
+        betas=(0.9, 0.99),
+        bf16=True,
+    )
+    faceset = FaceSet.load(faces).select(slice(section.people))
+    weights, recogniser = LossWeights(features=section.feature_weight), _recogniser(reference)
+    final, facts = _train_into(folder, code, faceset, training, weights, partial(_stages, recogniser))
+    tensors = {n: v for n, v in final.state_dict().items() if n.startswith(DECODER)}
+    save_model(folder / MODEL, compact(tensors, SMALLEST), config=asdict(final.config), data=faces.name, **facts)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def with_new_decoder(code: KLCode | VQCode, residuals: tuple[int, ...], seed: int) -> KLCode:
+    """The same code with a decoder at its start, and the encoder frozen."""
+    if not isinstance(code, KLCode):
+        raise ValueError(f"decoder: expected a KL code, got {code.config.kind}; set decoder.steps to 0")
+    with _seeded(seed):
+        new = KLCode(replace(code.config, residuals=residuals))
+    kept = {n: v for n, v in code.state_dict().items() if not n.startswith(DECODER)}
+    new.load_state_dict(kept | {n: v for n, v in new.state_dict().items() if n.startswith(DECODER)})
+    new.encoder.requires_grad_(False)
+    return new
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global generator, seeded while a network is drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _recogniser(folder: Path) -> IResNetRecogniser:
+    return IResNetRecogniser(recognition_training.load_model(folder / MODEL)).requires_grad_(False)
+
+
+def _embedding(recogniser: IResNetRecogniser, images: Tensor) -> list[Tensor]:
+    return [recogniser.to(images.device).embed(images)]
+
+
+def _stages(recogniser: IResNetRecogniser, images: Tensor) -> list[Tensor]:
+    """The recogniser's four feature maps, and its embedding."""
+    network = recogniser.to(images.device).model
+    return network.stages(network_input(images, network.config.input_size))
+
+
+def _train_code_into(
     folder: Path,
     code: KLCode | VQCode,
     faces: Path,
@@ -388,15 +477,28 @@ def _train_into(
     weights: LossWeights,
     features: Features | None = None,
 ) -> None:
-    faceset, checkpoint = FaceSet.load(faces), folder / "checkpoint.safetensors"
-    log = TrainingLog(folder / "log.csv", training)
-    for state in train_code(code, faceset, training, weights, features, checkpoint):
-        log.write(state)
-    final: Any = state.ema.code
+    faceset = FaceSet.load(faces)
+    final, facts = _train_into(folder, code, faceset, training, weights, features)
     final.fit_scale(faceset.tensor(slice(0, 2048)))
+    save(folder / MODEL, final, data=faces.name, **facts)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _train_into(
+    folder: Path,
+    code: KLCode | VQCode,
+    faceset: FaceSet,
+    training: TrainingConfig,
+    weights: LossWeights,
+    features: Features | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """The trained network, and what its file says of it."""
+    log = TrainingLog(folder / "log.csv", training)
+    for state in train_code(code, faceset, training, weights, features, folder / CHECKPOINT):
+        log.write(state)
+    final: Any = state.ema.code.to("cpu")
     metrics = {"psnr": psnr(Autoencoder(final), faceset.tensor(slice(0, 256))), "loss": state.loss}
-    save(folder / MODEL, final, step=state.step, data=faces.name, code_version=code_version(), metrics=metrics)
-    checkpoint.unlink(missing_ok=True)
+    return final, {"step": state.step, "code_version": code_version(), "metrics": metrics}
 
 
 def psnr(autoencoder: Autoencoder, images: Tensor) -> float:
@@ -412,7 +514,10 @@ def main() -> None:
     parser.add_argument("--pixels", action="store_true", help="only the first stage, which needs no recogniser")
     arguments = parser.parse_args()
     profile = resolve(arguments.profile)
-    print(default_store().get(_pixels_recipe(profile) if arguments.pixels else recipe(profile)))
+    print(
+        *(default_store().get(r) for r in ([_pixels_recipe(profile)] if arguments.pixels else recipes(profile))),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -313,7 +313,7 @@ def training_data(profile: Profile) -> Recipe:
     upstream = (
         roles.recipe(profile, "generator"),
         recognition.recipe(profile, "reference"),
-        codes.recipe(profile),
+        codes.code_recipe(profile),
     )
     return Recipe("idiff_face.data", {"flip": True}, _make_data, upstream=upstream)
 
@@ -447,7 +447,8 @@ def contexts_recipe(profile: Profile, kind: str) -> Recipe:
     if kind not in SOURCES:
         raise ValueError(f"kind: expected one of {', '.join(SOURCES)}, got {kind!r}")
     config, upstream, draw = SOURCES[kind](profile, available(profile, kind), profile.generation.seed)
-    return Recipe(f"idiff_face.contexts.{kind}", config, partial(_make_drawn, draw), upstream=upstream)
+    version = CONTEXTS_VERSIONS.get(kind, 1)
+    return Recipe(f"idiff_face.contexts.{kind}", config, partial(_make_drawn, draw), version, upstream)
 
 
 def available(profile: Profile, kind: str) -> int:
@@ -503,12 +504,13 @@ def _plda(profile: Profile, n: int, seed: int) -> Source:
 
 def _two_stage(profile: Profile, n: int, seed: int) -> Source:
     solver, steps = profile.sampling.solver, profile.sampling.steps
-    upstream = (recipe(profile, variant=UNCONDITIONAL), codes.recipe(profile), recognition.recipe(profile))
+    upstream = (recipe(profile, variant=UNCONDITIONAL), recognition.recipe(profile), *codes.recipes(profile))
 
     def draw(folders: tuple[Path, ...]) -> Tensor:
-        recogniser = IResNetRecogniser(recognition.load_model(folders[2] / MODEL))
+        network, reference, *code = folders
+        recogniser = IResNetRecogniser(recognition.load_model(reference / MODEL))
         unused = sample_seeds(seed, [2**32 - 1], 1)[0]  # by sets: no image of theirs may start from a context's noise
-        return two_stage_contexts(_read_model(*folders[:2]), recogniser, n, unused, solver, steps)
+        return two_stage_contexts(_read_model(network, code), recogniser, n, unused, solver, steps)
 
     return {"n": n, "seed": seed, "solver": solver, "steps": steps}, upstream, draw
 
@@ -525,6 +527,7 @@ def _authentic(profile: Profile, n: int, seed: int) -> Source:
     return {"n": n}, upstream, draw
 
 
+CONTEXTS_VERSIONS = {"matched": 2, "plda": 2}  # 2: the symmetric root of a covariance
 SOURCES: dict[str, Callable[[Profile, int, int], Source]] = {
     "uniform": _uniform,
     "matched": _matched,
@@ -567,7 +570,7 @@ def dataset_recipe(
     }
     if config["temperature"] == 1:  # the prior: what a set without a word about it is drawn from
         del config["temperature"]
-    upstream = (recipe(profile, cpd, variant), codes.recipe(profile), contexts_recipe(profile, kind))
+    upstream = (recipe(profile, cpd, variant), contexts_recipe(profile, kind), *codes.recipes(profile))
     _require_contexts(profile, kind, config["identities"])
     _require_set(section, config)
     return Recipe("idiff_face.set", config, partial(_make_set, config), upstream=upstream)
@@ -583,17 +586,18 @@ def _require_set(section: IDiffFace, config: dict[str, Any]) -> None:
 
 
 def _make_set(config: dict[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
-    contexts = _read_contexts(upstream[2])[: config["identities"]]
+    network, drawn, *code = upstream
+    contexts = _read_contexts(drawn)[: config["identities"]]
     contexts = contexts[:, : config["samples"]] if contexts.ndim == 3 else contexts
     settings = {name: config[name] for name in ("samples", "seed", "solver", "steps", "guidance")}
     settings["temperature"] = config.get("temperature", 1.0)
-    generate_into(folder, _read_model(*upstream[:2]), contexts, **settings)
+    generate_into(folder, _read_model(network, code), contexts, **settings)
 
 
-def _read_model(network: Path, code: Path) -> Model:
-    """The model of two artefacts, on a GPU where there is one."""
+def _read_model(network: Path, code: Sequence[Path]) -> Model:
+    """The model of a network's artefact and its autoencoder's, on a GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_model(network / MODEL, codes.load(code / codes.MODEL)).to(device)
+    return load_model(network / MODEL, codes.load_folders(code)).to(device)
 
 
 # ------------------------------------------------------------------------------- recognisers trained on labelled sets

@@ -149,11 +149,19 @@ class IResNet(nn.Module):
         self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.stages(images)[-1]
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """The maps (B, widths[i], side_i, side_i) after each of the four layers, and the features (B, dim)."""
         self.check(images)
-        x = self.prelu(self.bn1(self.conv1(images)))  #             (B, widths[0], s, s)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, widths[3], side, side)
+        maps = [self.prelu(self.bn1(self.conv1(images)))]
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps.append(layer(maps[-1]))
+        return [*maps[1:], self._features(maps[-1])]
+
+    def _features(self, x: Tensor) -> Tensor:
         x = self.dropout(torch.flatten(self.bn2(x), 1))
-        with torch.autocast(images.device.type, enabled=False):  #   the last layer in fp32, as InsightFace's fp16 mode
+        with torch.autocast(x.device.type, enabled=False):  # the last layer in fp32, as InsightFace's fp16 mode
             return self.features(self.fc(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x))  # (B, dim)
 
     def check(self, images: Tensor) -> None:
