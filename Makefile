@@ -5,6 +5,7 @@ JOBS ?= $(if $(filter paper,$(PROFILE)),1,2)
 
 PY := .venv/bin/python
 READY := .venv/.installed
+INSTALL := $(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation --no-deps
 STAMPS := .cache/stamps/$(PROFILE)
 SETTINGS := lib/facetransport/profiles/$(PROFILE).yaml
 PROFILES := $(patsubst %.yaml,%,$(notdir $(wildcard lib/facetransport/profiles/*.yaml)))
@@ -53,12 +54,14 @@ lab: $(READY)
 clean:
 	rm -rf .cache/stamps figures/smoke .pytest_cache .mypy_cache .ruff_cache
 
+# The lock names everything (pip check says so), hence --no-deps, and four at a time: downloads wait, unpacking works.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "facetransport needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check "$$(grep '^setuptools==' requirements.lock)"
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation -r requirements.lock
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(INSTALL) "$$(grep '^setuptools==' requirements.lock)"
+	grep -v '^#' requirements.lock | xargs -P 4 -n 24 $(INSTALL)
+	$(INSTALL) -e .
+	@$(PY) -m pip --disable-pip-version-check check >/dev/null || { $(PY) -m pip check; exit 1; }
 	@touch $@
 
 known-profile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from facetransport.artifacts import Store
@@ -16,6 +18,7 @@ from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.autoencoder import Autoencoder, CodeConfig, KLCode, LossWeights
 from facetransport.diffusion.training import TrainingConfig
+from facetransport.papers import idiff_face
 from facetransport.profiles import Profile
 
 CONFIG = TrainingConfig(steps=60, batch=8, lr=2e-3, seed=1, warmup=5, ema=0.9)
@@ -163,19 +166,74 @@ def test_vq_code_of_the_papers_has_the_ldm_configuration() -> None:
     assert tuple(network.quantize.embedding.weight.shape) == (8192, 3)
 
 
-def test_smoke_recipe_builds_both_stages(smoke: Profile, smoke_store: Store) -> None:
+def test_smoke_recipe_builds_all_stages(smoke: Profile, smoke_store: Store) -> None:
     autoencoder = codes.load_autoencoder(smoke, smoke_store)
     assert autoencoder.latent_shape(smoke.rendered.size) == (4, 4, 4)
-    log = (smoke_store.get(codes.recipe(smoke)) / "log.csv").read_text().splitlines()
-    assert len(log) == 1 + smoke.autoencoder.identity_steps
+    for recipe, steps in zip(
+        codes.recipes(smoke), (smoke.autoencoder.identity_steps, smoke.decoder.steps), strict=True
+    ):
+        log = (smoke_store.get(recipe) / "log.csv").read_text().splitlines()
+        assert len(log) == 1 + steps
 
 
-def test_without_identity_steps_the_pixel_stage_is_the_autoencoder(smoke: Profile) -> None:
-    from dataclasses import replace
-
+def test_without_identity_steps_the_pixel_stage_is_the_code(smoke: Profile) -> None:
     plain = replace(smoke, autoencoder=replace(smoke.autoencoder, identity_steps=0))
-    assert codes.recipe(plain).stage == "autoencoder.pixels"
-    assert codes.recipe(smoke).upstream[0].key == codes.recipe(plain).key
+    assert codes.code_recipe(plain).stage == "autoencoder.pixels"
+    assert codes.code_recipe(smoke).upstream[0].key == codes.code_recipe(plain).key
+
+
+def test_without_steps_the_code_keeps_its_decoder(smoke: Profile) -> None:
+    plain = replace(smoke, decoder=replace(smoke.decoder, steps=0))
+    assert [recipe.stage for recipe in codes.recipes(plain)] == ["autoencoder"]
+
+
+def test_a_later_decoder_leaves_the_codes_as_they_are(smoke: Profile, smoke_store: Store) -> None:
+    before = codes.load(smoke_store.get(codes.code_recipe(smoke)) / codes.MODEL)
+    after, images = codes.load_autoencoder(smoke, smoke_store), blobs(5, smoke.rendered.size).tensor()
+    latents = after.encode(images)
+    assert torch.equal(latents, before.encode(images))
+    assert after.config == replace(before.config, residuals=smoke.decoder.residuals)
+    assert not torch.equal(after.decode(latents), before.decode(latents))
+
+
+def test_networks_are_trained_on_codes_whatever_decodes_them(smoke: Profile) -> None:
+    """A better decoder costs no denoiser, but every picture that was decoded."""
+    other = replace(smoke, decoder=replace(smoke.decoder, steps=smoke.decoder.steps + 1))
+    assert idiff_face.recipe(other).key == idiff_face.recipe(smoke).key
+    for kind in ("uniform", "two_stage"):
+        assert idiff_face.dataset_recipe(other, kind).key != idiff_face.dataset_recipe(smoke, kind).key
+    contexts = [idiff_face.contexts_recipe(p, "two_stage").key for p in (smoke, other)]
+    assert contexts[0] != contexts[1]
+
+
+def test_only_the_new_decoder_learns() -> None:
+    faces, start = blobs(), code()
+    new = codes.with_new_decoder(start, (1, 3), seed=4)
+    frozen = [v.clone() for v in new.encoder.parameters()]
+    states = [(s.loss, s.ema) for s in codes.train_code(new, faces, CONFIG, LossWeights())]
+    assert states[-1][0] < 0.7 * states[0][0]
+    assert all(torch.equal(a, b) for a, b in zip(frozen, states[-1][1].code.encoder.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(frozen, start.encoder.parameters(), strict=True))
+
+
+def test_a_new_decoder_is_drawn_from_its_seed_and_needs_a_kl_code() -> None:
+    first, again, other = (codes.with_new_decoder(code(), (1, 2), seed).decoder[0].weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    with torch.device("meta"), pytest.raises(ValueError, match=r"expected a KL code.*decoder\.steps to 0"):
+        codes.with_new_decoder(codes.build(CodeConfig("vq", 3, 4, 32)), (2, 2), 0)
+
+
+def test_decoders_large_kernels_are_shipped_as_int8(tmp_path: Path) -> None:
+    path, network = tmp_path / "model.safetensors", KLCode(CodeConfig("kl", 12, 8, 64, (3, 1)))
+    codes.save(path, network)
+    kinds = {name: tensor.dtype for name, tensor in load_file(path).items()}
+    assert kinds["decoder.1.conv1.weight"] == torch.int8
+    assert {kind for name, kind in kinds.items() if name.startswith("encoder.")} == {torch.float16}
+    images = blobs(4, 64).tensor()
+    expected, found = Autoencoder(network), codes.load(path)
+    assert (found.encode(images) - expected.encode(images)).abs().max() < 0.02
+    assert (found.decode(expected.encode(images)) - expected.decode(expected.encode(images))).abs().max() < 0.02
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:

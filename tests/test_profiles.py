@@ -98,6 +98,11 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
         ({"evaluation.galleries": [4, 0]}, r"evaluation\.galleries: expected sizes of at least 2, got \[4, 0\]"),
         ({"evaluation.pairs": 41}, r"evaluation\.pairs: expected an even number above 0, got 41"),
         ({"evaluation.pairs": 0}, r"evaluation\.pairs: expected an even number above 0, got 0"),
+        ({"decoder.residuals": [2]}, r"decoder\.residuals: expected 2 numbers, got \[2\]"),
+        ({"decoder.residuals": [2, -1]}, r"decoder\.residuals: expected 0 or more, got \[2, -1\]"),
+        ({"decoder.steps": -1}, r"decoder\.steps: expected 0 \(off\) or more, got -1"),
+        ({"decoder.people": 10_000}, r"decoder\.people: expected at most rendered\.roles\.generator \d+, got 10000"),
+        ({"autoencoder.kind": "vq"}, r"decoder\.steps: expected 0 where autoencoder\.kind is vq, got 4"),
         ({"evaluation.pair_sets": 0}, r"evaluation\.pair_sets: expected above 0, got 0"),
     ],
 )

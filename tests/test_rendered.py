@@ -16,7 +16,7 @@ from insightface.utils.face_align import arcface_dst
 from facetransport.artifacts import Store
 from facetransport.data import captions, people, rendered
 from facetransport.data.faceset import LANDMARKS, FaceSet
-from facetransport.data.head import Head
+from facetransport.data.head import Head, save_arrays
 from facetransport.data.rasteriser import Look
 from facetransport.data.template import ARCFACE_112, crop_box, template
 from facetransport.profiles import Profile
@@ -111,6 +111,17 @@ def test_positive_yaw_turns_the_nose_to_the_right_of_the_image(renderer: rendere
 
     assert nose_between_eyes(-30) < nose_between_eyes(0) - 0.2
     assert nose_between_eyes(30) > nose_between_eyes(0) + 0.2
+
+
+def test_arrays_of_the_head_come_back_as_numpy_writes_them(tmp_path: Path):
+    arrays = {"a": np.arange(6, dtype=np.int32).reshape(2, 3), "names": np.array(["x", "yy"]), "z": np.zeros((9, 4))}
+    save_arrays(tmp_path / "head.npz", **arrays)
+    with np.load(tmp_path / "head.npz", allow_pickle=False) as found:
+        assert found.files == list(arrays)
+        assert all(
+            np.array_equal(found[name], array) and found[name].dtype == array.dtype for name, array in arrays.items()
+        )
+    assert (tmp_path / "head.npz").stat().st_size < 700
 
 
 def test_macro_shape_is_exact_at_its_corners_and_linear_in_between(head: Head):

@@ -21,7 +21,7 @@ from facetransport.data.alignment import warp
 from facetransport.data.detection import CHIP, chip_to_template, model_file
 
 WEIGHTS = "dlib_face_recognition_resnet_model_v1.dat"
-BATCH = 64  # images at a time: bounds memory
+BATCH = 16  # images at a time: their maps stay in the cache, a tenth faster than 64
 MEAN_COLOUR = (122.782, 117.001, 104.298)
 LEVELS = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))  # channels and blocks; all but the first halve the size
 LAYER = re.compile(rb"\x01\x05con_4|\x01\x07affine_|\x01\x04fc_2")  # what holds numbers, each name after its length
