@@ -3,6 +3,9 @@ PROFILE ?= laptop
 PYTHON ?= python3
 JOBS ?= $(if $(filter paper,$(PROFILE)),1,2)
 
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+THREADS := $(shell echo $$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 )))
+
 PY := .venv/bin/python
 READY := .venv/.installed
 INSTALL := $(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation --no-deps
@@ -24,7 +27,7 @@ help:
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make clean     forget what was run and remove figures/smoke; the cache stays (.venv/bin/facetransport clean-cache)"
 	@echo "PROFILE=laptop (default), smoke or paper; only what is stale is run again, -B runs all; PYTHON=python3 makes .venv"
-	@echo "JOBS=2 (default; paper: 1) notebooks run side by side; cells that measure speed run alone"
+	@echo "JOBS=2 (default; paper: 1) notebooks run side by side and share the cores; cells that measure speed run alone"
 
 figures: known-profile $(READY)
 	@if $(MAKE) -q $(EXECUTED) >/dev/null 2>&1; then echo "figures/$(PROFILE) is up to date: nothing to do"; \
@@ -36,7 +39,7 @@ smoke:
 # One rule for each notebook. The stamp is the target, not what is committed under figures/: git keeps no times.
 $(STAMPS)/%.stamp: notebooks/%.ipynb $(LIBRARY) $(SETTINGS) requirements.lock | $(READY)
 	@mkdir -p $(STAMPS)
-	$(PY) -m facetransport execute $< --profile $(PROFILE)
+	OMP_NUM_THREADS=$(THREADS) $(PY) -m facetransport execute $< --profile $(PROFILE)
 	@touch $@
 
 # The start page reads what the others measured.

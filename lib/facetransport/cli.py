@@ -347,7 +347,6 @@ def execute(notebook: Path, profile: str, folder: str) -> int:
     from papermill.exceptions import PapermillExecutionError
 
     os.environ.update({profiles.VARIABLE: profile, "TQDM_DISABLE": "1", "JUPYTER_PREFER_ENV_PATH": "1"})
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # notebooks side by side: a waiting thread leaves its core
     running = artifacts.cache_root() / "executing" / folder / notebook.name
     try:
         _run_cells(notebook, running, profile)
