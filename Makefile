@@ -22,7 +22,7 @@ EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=$(STAMPS)/%.stamp)
 help:
 	@echo "make figures   run every notebook: figures/$(PROFILE)/ gets pictures, tables, numbers and the executed notebooks"
 	@echo "make smoke     the same at the smoke profile: minutes, numbers mean nothing"
-	@echo "make train     train every network of the profile from nothing (overnight; resumes after a kill) and ship the weights"
+	@echo "make train     train every network of the profile from nothing (days on 2 cores; resumes after a kill) and ship the weights"
 	@echo "make test      unit tests, and every notebook at the smoke profile"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make clean     forget what was run and remove figures/smoke; the cache stays (.venv/bin/facetransport clean-cache)"

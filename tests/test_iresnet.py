@@ -53,6 +53,14 @@ def test_names_and_shapes_are_insightfaces(name):
     assert hashlib.sha256(lines.encode()).hexdigest() == OFFICIAL[name]
 
 
+def test_stages_end_in_the_features(tiny):
+    images = torch.rand(2, 3, 112, 112)
+    *maps, features = tiny.stages(images)
+    assert [tuple(m.shape) for m in maps] == [(2, w, s, s) for w, s in zip(TINY.widths, (56, 28, 14, 7), strict=True)]
+    assert torch.equal(features, tiny(images))
+    torch.testing.assert_close(maps[1], tiny.layer2(maps[0]))
+
+
 def test_last_norm_has_a_fixed_weight(tiny):
     assert not tiny.features.weight.requires_grad and (tiny.features.weight == 1).all()
 

@@ -175,6 +175,12 @@ def test_a_failing_notebook_fails_make_and_is_run_again(clone: Path) -> None:
     assert ran(clone) == ["00_a laptop", "01_b laptop"]
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 1000])
+def test_notebooks_side_by_side_share_the_cores(clone: Path, jobs: int) -> None:
+    shown = make(clone, "figures", f"JOBS={jobs}").stdout
+    assert shown.count(f"OMP_NUM_THREADS={max(1, (os.cpu_count() or 1) // jobs)} ") == 2
+
+
 def test_profiles_have_their_own_stamps_and_unknown_ones_are_refused(clone: Path) -> None:
     make(clone, "figures")
     ran(clone)
