@@ -514,10 +514,8 @@ def main() -> None:
     parser.add_argument("--pixels", action="store_true", help="only the first stage, which needs no recogniser")
     arguments = parser.parse_args()
     profile = resolve(arguments.profile)
-    print(
-        *(default_store().get(r) for r in ([_pixels_recipe(profile)] if arguments.pixels else recipes(profile))),
-        sep="\n",
-    )
+    wanted = (_pixels_recipe(profile),) if arguments.pixels else recipes(profile)
+    print(*(default_store().get(recipe) for recipe in wanted), sep="\n")
 
 
 if __name__ == "__main__":
