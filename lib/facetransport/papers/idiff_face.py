@@ -504,13 +504,13 @@ def _plda(profile: Profile, n: int, seed: int) -> Source:
 
 def _two_stage(profile: Profile, n: int, seed: int) -> Source:
     solver, steps = profile.sampling.solver, profile.sampling.steps
-    upstream = (recipe(profile, variant=UNCONDITIONAL), recognition.recipe(profile), *codes.recipes(profile))
+    code = codes.code_recipe(profile)  # its own decoder will do: these faces are only embedded
+    upstream = (recipe(profile, variant=UNCONDITIONAL), code, recognition.recipe(profile))
 
     def draw(folders: tuple[Path, ...]) -> Tensor:
-        network, reference, *code = folders
-        recogniser = IResNetRecogniser(recognition.load_model(reference / MODEL))
+        recogniser = IResNetRecogniser(recognition.load_model(folders[2] / MODEL))
         unused = sample_seeds(seed, [2**32 - 1], 1)[0]  # by sets: no image of theirs may start from a context's noise
-        return two_stage_contexts(_read_model(network, code), recogniser, n, unused, solver, steps)
+        return two_stage_contexts(_read_model(folders[0], folders[1:2]), recogniser, n, unused, solver, steps)
 
     return {"n": n, "seed": seed, "solver": solver, "steps": steps}, upstream, draw
 
