@@ -10,9 +10,9 @@ PY := .venv/bin/python
 READY := .venv/.installed
 INSTALL := $(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation --no-deps
 STAMPS := .cache/stamps/$(PROFILE)
-SETTINGS := lib/facetransport/profiles/$(PROFILE).yaml
-PROFILES := $(patsubst %.yaml,%,$(notdir $(wildcard lib/facetransport/profiles/*.yaml)))
-LIBRARY := $(shell find lib -name '*.py') $(shell find lib/facetransport/weights -name manifest.json 2>/dev/null)
+SETTINGS := lib/facetransport/companion/profiles/$(PROFILE).yaml
+PROFILES := $(patsubst %.yaml,%,$(notdir $(wildcard lib/facetransport/companion/profiles/*.yaml)))
+LIBRARY := $(shell find lib -name '*.py') $(shell find lib/facetransport/companion/weights -name manifest.json 2>/dev/null)
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=$(STAMPS)/%.stamp)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from facetransport import artifacts, profiles
-from facetransport.artifacts import Store
-from facetransport.profiles import Profile
+from facetransport.companion import artifacts, profiles
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import Profile
 
 
 def pytest_configure() -> None:

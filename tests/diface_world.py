@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.data import captions
-from facetransport.data.captions import UNSAID, Describer
+from facetransport.evaluation.descriptions import Match
 from facetransport.papers.diface import Faces, Tokeniser
-from facetransport.recognition.descriptions import Match
+from facetransport.world import captions
+from facetransport.world.captions import UNSAID, Describer
 
 NAMES = tuple(captions.PHRASES)
 OF_THE_VIEW = np.isin(NAMES, ("Eyeglasses", "Smiling", "Mouth_Open", "Eyes_Closed", "Frowning"))

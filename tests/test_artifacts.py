@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facetransport import __version__, artifacts
-from facetransport.artifacts import CorruptArtifact, DiskFull, Recipe, Store
+from facetransport import __version__, files, version
+from facetransport.companion import artifacts
+from facetransport.companion.artifacts import CorruptArtifact, Recipe, Store
+from facetransport.files import DiskFull
 
 
 def write(text: str) -> Callable[[Path, tuple[Path, ...]], None]:
@@ -103,7 +105,7 @@ def test_the_manifest_says_what_it_is(store: Store) -> None:
     assert manifest["key"] == made.key
     assert manifest["config"] == {"size": 3}
     assert manifest["upstream"] == {"below": made.upstream[0].key}
-    assert manifest["code_version"] == artifacts.code_version()
+    assert manifest["code_version"] == version.code_version()
     assert manifest["files"]["data.txt"]["size"] == 2
 
 
@@ -206,7 +208,7 @@ def test_a_damaged_memory_of_digests_does_no_harm(store: Store) -> None:
 MAKER = """
 import sys, time
 from pathlib import Path
-from facetransport.artifacts import Recipe, Store
+from facetransport.companion.artifacts import Recipe, Store
 
 def make(folder, upstream):
     with open(r"{log}", "a") as log:
@@ -273,7 +275,7 @@ def full(*_: object, **__: object) -> None:
 
 
 def test_a_full_disk_in_a_maker_is_one_clear_sentence(store: Store) -> None:
-    with pytest.raises(DiskFull, match=r"no room to write .*MiB free.*set FACETRANSPORT_CACHE") as caught:
+    with pytest.raises(DiskFull, match=r"no room to write .*MiB free.*set FACETRANSPORT_CACHE.*run the same command") as caught:
         store.get(recipe(full))
     assert caught.value.errno == errno.ENOSPC
     assert not store.folder(recipe()).exists()
@@ -299,7 +301,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np, torch
 from safetensors.torch import save_file
-from facetransport.artifacts import DiskFull, Recipe, Store
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.files import DiskFull
 
 def with_numpy(folder, upstream): np.save(folder / "big.npy", np.zeros(1 << 20))
 def with_safetensors(folder, upstream): save_file({"x": torch.zeros(1 << 20)}, folder / "big.safetensors")
@@ -325,8 +328,8 @@ def test_a_real_file_size_limit_is_reported_whoever_writes(tmp_path: Path) -> No
 
 def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    artifacts.write_json(path, {"old": 1})
-    with pytest.raises(ZeroDivisionError), artifacts.replacing(path) as temporary:
+    files.write_json(path, {"old": 1})
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert json.loads(path.read_text()) == {"old": 1}
@@ -334,7 +337,7 @@ def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None
 
 
 def test_other_errors_pass_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), artifacts.clear_when_full(tmp_path):
+    with pytest.raises(PermissionError), files.clear_when_full(tmp_path):
         raise PermissionError(errno.EACCES, "no")
 
 
@@ -355,9 +358,9 @@ def test_without_a_checkout_the_users_cache_is_used(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_code_version_starts_with_the_package_version() -> None:
-    assert artifacts.code_version().startswith(__version__)
+    assert version.code_version().startswith(__version__)
 
 
 def test_the_code_version_needs_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert artifacts.code_version.__wrapped__() == __version__
+    assert version.code_version.__wrapped__() == __version__

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from facetransport.artifacts import Store
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.autoencoder import Autoencoder, CodeConfig, KLCode, LossWeights
-from facetransport.diffusion.training import TrainingConfig
 from facetransport.papers import idiff_face
-from facetransport.profiles import Profile
+from facetransport.training import TrainingConfig
 
 CONFIG = TrainingConfig(steps=60, batch=8, lr=2e-3, seed=1, warmup=5, ema=0.9)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facetransport.analysis.statistics import Estimate
-from facetransport.artifacts import Recipe, Store
+from facetransport.companion.artifacts import Recipe, Store
 from facetransport.data.faceset import FaceSet
-from facetransport.recognition import benchmark, training
-from facetransport.recognition.benchmark import Result, load_curve, load_result, train_and_test
+from facetransport.evaluation import benchmark
+from facetransport.evaluation.benchmark import Result, load_curve, load_result, train_and_test
+from facetransport.evaluation.statistics import Estimate
+from facetransport.recognition import training
 from facetransport.recognition.iresnet import IResNet
 from test_recognition_training import CONFIG, some_people
 

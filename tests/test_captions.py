@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetransport.data.captions import (
+from facetransport.world.captions import (
     ABSENT,
     PHRASES,
     PRESENT,

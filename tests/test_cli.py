@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from facetransport import artifacts, cli, profiles, results
-from facetransport.artifacts import Recipe, Store
+from facetransport.companion import artifacts, cli, profiles, results
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion.unet import UNet, UNetConfig
-from facetransport.profiles import Profile
 from test_official import ldm_shapes
 
 Out = pytest.CaptureFixture[str]

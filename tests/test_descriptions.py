@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from facetransport.analysis.separability import best_threshold
-from facetransport.analysis.statistics import bootstrap_weights
-from facetransport.data.captions import Describer
-from facetransport.recognition.descriptions import (
+from facetransport.evaluation.descriptions import (
     DescriptionVerification,
     Match,
     Pairs,
@@ -21,6 +18,9 @@ from facetransport.recognition.descriptions import (
     identify_descriptions,
     verify_descriptions,
 )
+from facetransport.evaluation.separability import best_threshold
+from facetransport.evaluation.statistics import bootstrap_weights
+from facetransport.world.captions import Describer
 
 DESCRIBER = Describer(error=0.1, say_yes=0.7, say_no=0.3)
 ALWAYS = np.array([[0.0, 1.0]])

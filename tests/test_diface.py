@@ -28,19 +28,19 @@ from diface_world import (
     randomised,
     said_tokens,
 )
-from facetransport.artifacts import Store
-from facetransport.data import captions, rendered
-from facetransport.data.captions import ABSENT, PRESENT, UNSAID, Describer
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import DiFace, Profile
 from facetransport.diffusion.schedule import Schedule
-from facetransport.diffusion.training import read_model
 from facetransport.diffusion.transport import ExactDenoiser, Mixture
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
 from facetransport.papers import diface
 from facetransport.papers.diface import Model, People, Refinement, Tokeniser
-from facetransport.profiles import DiFace, Profile
 from facetransport.recognition import training as recognition
 from facetransport.recognition.dlib import load_dlib
 from facetransport.recognition.recogniser import embed_faceset
+from facetransport.training import read_model
+from facetransport.world import captions, rendered
+from facetransport.world.captions import ABSENT, PRESENT, UNSAID, Describer
 
 
 def statements(tokens: Tensor) -> list[set[bytes]]:

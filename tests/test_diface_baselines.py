@@ -25,10 +25,8 @@ from diface_world import (
     randomised,
     said_tokens,
 )
-from facetransport.artifacts import Recipe, Store
-from facetransport.data import captions
-from facetransport.data.captions import Describer
-from facetransport.diffusion.training import read_model
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import DiFace, Profile
 from facetransport.papers import diface, diface_baselines
 from facetransport.papers.diface import MODEL, Faces
 from facetransport.papers.diface_baselines import (
@@ -44,7 +42,9 @@ from facetransport.papers.diface_baselines import (
     load_pixels,
     pixels_recipe,
 )
-from facetransport.profiles import DiFace, Profile
+from facetransport.training import read_model
+from facetransport.world import captions
+from facetransport.world.captions import Describer
 
 # ----------------------------------------------------------------------------------------------------------- matchers
 

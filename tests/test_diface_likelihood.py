@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from diface_world import A, D, crowd, randomised
-from facetransport.artifacts import Store
-from facetransport.data.captions import Describer
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import Profile
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
 from facetransport.papers import diface, diface_likelihood
 from facetransport.papers.diface_likelihood import LEVELS, Likelihood, LikelihoodMatch, timestep
-from facetransport.profiles import Profile
+from facetransport.world.captions import Describer
 
 DIM, TOLD, UNTOLD = 6, 0.4, 1.1  # deviation of features, with words and without
 

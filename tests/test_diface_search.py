@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facetransport import artifacts
-from facetransport.artifacts import Store
-from facetransport.data import rendered
+from facetransport.companion import artifacts
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import Profile
 from facetransport.papers import diface, diface_search
 from facetransport.papers.diface import Faces
 from facetransport.papers.diface_search import DISTRACTOR, FRAME, Finder, distractors, enlarged, measure
-from facetransport.profiles import Profile
 from facetransport.recognition.gallery import Gallery
+from facetransport.world import rendered
 
 NAMES = ("Male", "Young", "No_Beard", "Red_Hair", "Eyeglasses")
 DIM, PEOPLE, SIZE = 16, 5, 40

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from diface_world import crowd
-from facetransport import profiles
-from facetransport.artifacts import Store
-from facetransport.data.captions import Describer
+from facetransport.companion import profiles
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import Profile
+from facetransport.evaluation.descriptions import Match, cosine_match, draw_pairs
 from facetransport.papers import diface, diface_study
 from facetransport.papers.diface import Faces
 from facetransport.papers.diface_baselines import Bayes, load_baseline
 from facetransport.papers.diface_study import load_study, matches, recipes, study_recipe, study_recipes, verification
-from facetransport.profiles import Profile
-from facetransport.recognition.descriptions import Match, cosine_match, draw_pairs
+from facetransport.world.captions import Describer
 
 # -------------------------------------------------------------------------------------------------------- protocols
 

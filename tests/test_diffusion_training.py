@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.schedule import Schedule, add_noise
-from facetransport.diffusion.training import (
+from facetransport.tensors import compact, half
+from facetransport.training import (
     EMA,
     State,
     TrainingConfig,
@@ -29,7 +30,6 @@ from facetransport.diffusion.training import (
     save_model,
     train,
 )
-from facetransport.tensors import compact, half
 
 CONFIG = TrainingConfig(steps=20, batch=8, lr=1e-3, seed=7, ema=0.9, warmup=3, decay="cosine")
 

@@ -17,16 +17,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from facetransport.artifacts import Store
-from facetransport.data import rendered
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion import autoencoder, denoisers
 from facetransport.diffusion.schedule import Schedule
 from facetransport.papers import idiff_face
 from facetransport.papers.idiff_face import Model
-from facetransport.profiles import Profile
 from facetransport.recognition import training as recognition
 from facetransport.recognition.plda import Plda, within_covariance
+from facetransport.world import rendered
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetransport.analysis import leakage as module
-from facetransport.analysis.leakage import leakage, nearest
+from facetransport.evaluation import leakage as module
+from facetransport.evaluation.leakage import leakage, nearest
 
 
 def unit(rng: np.random.Generator, n: int, d: int = 16) -> np.ndarray:

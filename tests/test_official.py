@@ -20,9 +20,9 @@ from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.autoencoder import Autoencoder, CodeConfig
 from facetransport.diffusion.official import CALLBACK, Imported, import_unet, import_vq, ldm_name, read_checkpoint
 from facetransport.diffusion.schedule import Schedule
-from facetransport.diffusion.training import read_model
 from facetransport.diffusion.unet import UNet, UNetConfig
 from facetransport.papers.idiff_face import load_model
+from facetransport.training import read_model
 from test_unet import REFERENCE, official
 
 State = dict[str, Tensor]

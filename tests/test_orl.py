@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from facetransport.data import detection, orl
-from facetransport.data.captions import PHRASES
 from facetransport.data.faceset import FaceSet
 from facetransport.data.template import ARCFACE_112, template
+from facetransport.world.captions import PHRASES
 
 
 @pytest.fixture(scope="module")

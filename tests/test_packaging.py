@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import facetransport
-from facetransport import artifacts
+from facetransport.companion import artifacts
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -144,8 +144,8 @@ def test_a_second_make_says_that_nothing_is_to_do(clone: Path) -> None:
     [
         ("notebooks/01_b.ipynb", ["01_b laptop"]),
         ("lib/facetransport/x.py", ["00_a laptop", "01_b laptop"]),
-        ("lib/facetransport/profiles/laptop.yaml", ["00_a laptop", "01_b laptop"]),
-        ("lib/facetransport/profiles/smoke.yaml", []),
+        ("lib/facetransport/companion/profiles/laptop.yaml", ["00_a laptop", "01_b laptop"]),
+        ("lib/facetransport/companion/profiles/smoke.yaml", []),
         ("README.md", []),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from facetransport import plots
+from facetransport.companion import plots
 
 LONG = "IDiff-Face, CPD 25 %, uniform contexts"
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)

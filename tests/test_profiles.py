@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from facetransport import profiles
+from facetransport.companion import profiles
 
 
 def variant(folder: Path, **changes: Any) -> Path:

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from facetransport.recognition import protocols
-from facetransport.recognition.protocols import identify, identify_open, separability, verify, verify_pairs
+from facetransport.evaluation import protocols
+from facetransport.evaluation.protocols import identify, identify_open, separability, verify, verify_pairs
 
 
 def people(identities: int, views: int, noise: float, dim: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from facetransport import cli, results
+from facetransport.companion import cli, results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

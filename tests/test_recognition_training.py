@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from facetransport.companion.profiles import RecogniserTraining
 from facetransport.data.faceset import FaceSet
-from facetransport.profiles import RecogniserTraining
 from facetransport.recognition import training
 from facetransport.recognition.iresnet import IResNetRecogniser
 from facetransport.recognition.training import State, batch_rows, learning_rate, load_model, save_model, train

@@ -13,13 +13,13 @@ import pytest
 import warp as wp
 from insightface.utils.face_align import arcface_dst
 
-from facetransport.artifacts import Store
-from facetransport.data import captions, people, rendered
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import LANDMARKS, FaceSet
-from facetransport.data.head import Head, save_arrays
-from facetransport.data.rasteriser import Look
 from facetransport.data.template import ARCFACE_112, crop_box, template
-from facetransport.profiles import Profile
+from facetransport.world import captions, people, rendered
+from facetransport.world.head import Head, save_arrays
+from facetransport.world.rasteriser import Look
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_changing_one_knob_changes_the_key(smoke: Profile):
 SCRIPT = """
 import sys
 from pathlib import Path
-from facetransport.data import rendered
+from facetransport.world import rendered
 rendered.SHARD = 4
 rendered.render_shards([(i, 0) for i in range(40)], Path(sys.argv[1]), Path(sys.argv[2]), 7, 32, 1, workers=1)
 """

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facetransport import artifacts, results
-from facetransport.artifacts import Recipe
-from facetransport.profiles import Profile
-from facetransport.results import Run
+from facetransport import version
+from facetransport.companion import artifacts, results
+from facetransport.companion.artifacts import Recipe
+from facetransport.companion.profiles import Profile
+from facetransport.companion.results import Run
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_record_has_every_field_and_where_it_came_from(run: Run) -> None:
     assert tuple(record) == results.FIELDS
     assert record["context"] == {"protocol": "10 folds"}
     assert (record["notebook"], record["profile"]) == ("99_test", "smoke")
-    assert record["code_version"] == artifacts.code_version()
+    assert record["code_version"] == version.code_version()
     assert re.fullmatch("[0-9a-f]{16}", str(record["data_digest"]))
 
 
@@ -141,7 +142,7 @@ def test_pictures_hold_their_provenance_and_are_closed(run: Run) -> None:
     assert json.loads(text["Description"]) == run.provenance()
     assert text["Title"] == "line (smoke)" and "facetransport" in text["Software"]
     svg = (run.folder / "line.svg").read_text()
-    assert run.data_digest in svg and artifacts.code_version() in svg
+    assert run.data_digest in svg and version.code_version() in svg
 
 
 def test_the_same_picture_is_the_same_file(run: Run) -> None:

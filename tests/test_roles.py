@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facetransport.artifacts import Store
-from facetransport.data import rendered, roles
+from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import roles
+from facetransport.companion.profiles import Profile, Role
 from facetransport.data.faceset import FaceSet
 from facetransport.papers import idiff_face
-from facetransport.profiles import Profile, Role
 from facetransport.recognition import training
+from facetransport.world import rendered
 
 
 def photographs(folder: Path, views: dict[int, int], size: int, start: int = 0) -> Path:

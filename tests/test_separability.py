@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from facetransport.analysis import separability as s
+from facetransport.evaluation import separability as s
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facetransport.artifacts import Recipe, Store
+from facetransport.companion.artifacts import Recipe, Store
 from facetransport.data import shards
 from facetransport.data.faceset import FaceSet
 

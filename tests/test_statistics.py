@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from facetransport.analysis.statistics import (
+from facetransport.evaluation.statistics import (
     Estimate,
     bootstrap,
     bootstrap_weights,

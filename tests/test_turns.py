@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat.v4
 import pytest
 
-from facetransport.turns import TAG, Turns
+from facetransport.companion.turns import TAG, Turns
 
 ORDINARY, MEASURING = (nbformat.v4.new_code_cell(metadata={"tags": tags}) for tags in ([], [TAG]))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetransport.analysis import variation
-from facetransport.analysis.variation import authentic_variation, diversity, draw_pairs, five_modes, vendi_score
-from facetransport.recognition.protocols import verify_pairs
+from facetransport.evaluation import variation
+from facetransport.evaluation.protocols import verify_pairs
+from facetransport.evaluation.variation import authentic_variation, diversity, draw_pairs, five_modes, vendi_score
 
 
 def unit(x: np.ndarray) -> np.ndarray:

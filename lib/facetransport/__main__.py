@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from facetransport.cli import main
+from facetransport.companion.cli import main
 
 sys.exit(main())

@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from facetransport.artifacts import Recipe, Store
+from facetransport.companion.artifacts import Recipe, Store
 from facetransport.data import detection
 from facetransport.data.alignment import transform_points, warp
-from facetransport.data.captions import PHRASES
 from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
+from facetransport.world.captions import PHRASES
 
 PEOPLE, PHOTOGRAPHS, SHAPE = 40, 10, (112, 92)
 UPSCALE, BORDER = 3, 16

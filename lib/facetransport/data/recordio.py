@@ -18,8 +18,8 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from facetransport.artifacts import replacing
 from facetransport.data.photographs import Collection, Grey, decode
+from facetransport.files import replacing
 
 MAGIC = 0xCED7230A
 _PREFIX, _HEADER = struct.Struct("<II"), struct.Struct("<IfQQ")

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from facetransport.artifacts import replacing, write_json
 from facetransport.data.faceset import FaceSet, load_table, save_table
+from facetransport.files import replacing, write_json
 
 PLAN = "plan.json"
 THREADS = "OMP_NUM_THREADS"  # heeded by numpy's and torch's libraries when they are loaded

@@ -19,11 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.artifacts import Recipe, Store, code_version, default_store
-from facetransport.data import roles
+from facetransport.companion.artifacts import Recipe, Store, default_store
+from facetransport.companion.experiments import roles
+from facetransport.companion.profiles import Autoencoder as AutoencoderSection
+from facetransport.companion.profiles import Decoder as DecoderSection
+from facetransport.companion.profiles import Profile, as_config, resolve
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion.batching import MICRO_BATCH, in_fixed_batches
-from facetransport.diffusion.training import (
+from facetransport.recognition import training as recognition_training
+from facetransport.recognition.align import network_input
+from facetransport.recognition.iresnet import IResNetRecogniser
+from facetransport.tensors import compact, half
+from facetransport.training import (
     Loss,
     State,
     TrainingConfig,
@@ -32,13 +39,7 @@ from facetransport.diffusion.training import (
     save_model,
     train,
 )
-from facetransport.profiles import Autoencoder as AutoencoderSection
-from facetransport.profiles import Decoder as DecoderSection
-from facetransport.profiles import Profile, as_config, resolve
-from facetransport.recognition import training as recognition_training
-from facetransport.recognition.align import network_input
-from facetransport.recognition.iresnet import IResNetRecogniser
-from facetransport.tensors import compact, half
+from facetransport.version import code_version
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 """images (B, 3, H, W) in [-1, 1] -> feature tensors (B, C, ...), differentiable: what two images should agree in."""

@@ -19,12 +19,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from facetransport.artifacts import code_version, file_digest
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.schedule import Schedule
-from facetransport.diffusion.training import save_model
 from facetransport.diffusion.unet import UNetConfig
+from facetransport.files import file_digest
+from facetransport.training import save_model
+from facetransport.version import code_version
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 CODE_SIDES = {(1, 2, 2, 2): 32, (1, 2): 16}  # multipliers that `denoisers.build` knows -> side of the codes

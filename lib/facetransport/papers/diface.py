@@ -28,24 +28,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.artifacts import Recipe, Store, code_version
-from facetransport.data import captions, rendered
-from facetransport.data.captions import Describer
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import DiFace, Profile, as_config
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion.batching import in_fixed_batches
 from facetransport.diffusion.guidance import classifier_free
 from facetransport.diffusion.sampling import sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule, add_noise, uniform_timesteps
 from facetransport.diffusion.text import TextEncoder
-from facetransport.diffusion.training import Loss, TrainingConfig, TrainingLog, read_model, save_model, train
 from facetransport.diffusion.vectors import MultiLayer, VectorConfig, VectorDenoiser
-from facetransport.profiles import DiFace, Profile, as_config
+from facetransport.evaluation.descriptions import Match, cosine_match
 from facetransport.recognition import dlib
 from facetransport.recognition import training as recognition
-from facetransport.recognition.descriptions import Match, cosine_match
 from facetransport.recognition.iresnet import IResNetRecogniser
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.tensors import compact
+from facetransport.training import Loss, TrainingConfig, TrainingLog, read_model, save_model, train
+from facetransport.version import code_version
+from facetransport.world import captions, rendered
+from facetransport.world.captions import Describer
 
 MODEL, FACES = "model.safetensors", "faces.safetensors"
 CHUNK = 1024  # descriptions at a time: bounds memory (and is part of what R's training data are drawn from)

@@ -22,12 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.artifacts import Recipe, Store
-from facetransport.data import rendered
-from facetransport.data.captions import Describer
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import DiFace, Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
-from facetransport.diffusion.training import Loss, TrainingConfig, TrainingLog, read_model, save_model, train
 from facetransport.diffusion.vectors import Described, MultiLayer
+from facetransport.evaluation.descriptions import Match, attribute_match, bayes_match, cosine_match
 from facetransport.papers.diface import (
     CHUNK,
     MODEL,
@@ -46,10 +45,11 @@ from facetransport.papers.diface import (
     tokeniser,
     training_config,
 )
-from facetransport.profiles import DiFace, Profile, RecogniserTraining, as_config
 from facetransport.recognition import training as recognition
-from facetransport.recognition.descriptions import Match, attribute_match, bayes_match, cosine_match
 from facetransport.recognition.iresnet import IResNet
+from facetransport.training import Loss, TrainingConfig, TrainingLog, read_model, save_model, train
+from facetransport.world import rendered
+from facetransport.world.captions import Describer
 
 # ------------------------------------------------------------------------------------------------------------- matchers
 

@@ -22,10 +22,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from facetransport.artifacts import Recipe, Store, write_json
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import DiFace, Evaluation, Profile, as_config
 from facetransport.diffusion.sampling import initial_noise, sample_seeds
 from facetransport.diffusion.schedule import Schedule, add_noise
 from facetransport.diffusion.vectors import VectorDenoiser
+from facetransport.evaluation.descriptions import draw_pairs
+from facetransport.files import write_json
 from facetransport.papers.diface import (
     CHUNK,
     Faces,
@@ -40,8 +43,6 @@ from facetransport.papers.diface import (
     tokeniser,
 )
 from facetransport.papers.diface_study import RESULT, STUDY_SETS, numbers_of, verification
-from facetransport.profiles import DiFace, Evaluation, Profile, as_config
-from facetransport.recognition.descriptions import draw_pairs
 
 DRAWS = 4  # more change the AUC on val pairs by 0.001
 LEVELS = (4.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)  # log signal-to-noise

@@ -24,15 +24,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from facetransport.artifacts import Store
-from facetransport.data import captions, rendered
-from facetransport.data.captions import PHRASES
+from facetransport.companion.artifacts import Store
+from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
 from facetransport.papers import diface
 from facetransport.papers.diface import Faces, Model
-from facetransport.profiles import Profile
 from facetransport.recognition.gallery import CHUNK, KINDS, Gallery, recall
 from facetransport.recognition.recogniser import check_embeddings
+from facetransport.world import captions, rendered
+from facetransport.world.captions import PHRASES
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -185,7 +185,7 @@ class Finder:
 
     def pictures(self, found: pd.DataFrame, described: int | None = None) -> np.ndarray:
         """uint8 (K, H, W, 3): the photographs of what was found, grey for distractors; a green frame round the person
-        with the identity ``described``. For `facetransport.plots.identity_grid`, with `labels`."""
+        with the identity ``described``. For `facetransport.companion.plots.identity_grid`, with `labels`."""
         rows = found["row"].to_numpy()
         people = rows < len(self.faces)
         # the first photograph is asked for beside them, because it says how large a picture is

@@ -15,9 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from facetransport.analysis.statistics import Estimate
-from facetransport.artifacts import Recipe, Store, write_json
-from facetransport.data.captions import Describer
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import DiFace, Evaluation, Profile, as_config
+from facetransport.evaluation.descriptions import (
+    DescriptionVerification,
+    Match,
+    Scores,
+    draw_pairs,
+    verify_descriptions,
+)
+from facetransport.evaluation.statistics import Estimate
+from facetransport.files import write_json
 from facetransport.papers.diface import (
     Faces,
     Matcher,
@@ -33,14 +41,7 @@ from facetransport.papers.diface import (
     refinement_recipe,
 )
 from facetransport.papers.diface_baselines import BASELINES, Bayes, baseline_recipe, pixels_recipe, read_baseline
-from facetransport.profiles import DiFace, Evaluation, Profile, as_config
-from facetransport.recognition.descriptions import (
-    DescriptionVerification,
-    Match,
-    Scores,
-    draw_pairs,
-    verify_descriptions,
-)
+from facetransport.world.captions import Describer
 
 RESULT = "result.json"
 STUDY_SETS = 2  # of pairs, in ablations

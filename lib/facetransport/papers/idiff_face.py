@@ -29,8 +29,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from facetransport.artifacts import Recipe, Store, code_version, default_store
-from facetransport.data import roles, shards
+from facetransport.companion.artifacts import Recipe, Store, default_store
+from facetransport.companion.experiments import roles
+from facetransport.companion.profiles import IDiffFace, Profile, as_config, resolve
+from facetransport.data import shards
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion import denoisers
@@ -38,7 +40,14 @@ from facetransport.diffusion.batching import in_fixed_batches
 from facetransport.diffusion.guidance import Denoiser, classifier_free
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule
-from facetransport.diffusion.training import (
+from facetransport.evaluation import benchmark
+from facetransport.recognition import training as recognition
+from facetransport.recognition.iresnet import IResNetRecogniser
+from facetransport.recognition.plda import Plda, root, within_covariance
+from facetransport.recognition.recogniser import Recogniser, embed_faceset
+from facetransport.recognition.recogniser import device_of as device_of_recogniser
+from facetransport.tensors import compact
+from facetransport.training import (
     TrainingConfig,
     TrainingLog,
     denoising_loss,
@@ -46,14 +55,7 @@ from facetransport.diffusion.training import (
     save_model,
     train,
 )
-from facetransport.profiles import IDiffFace, Profile, as_config, resolve
-from facetransport.recognition import benchmark
-from facetransport.recognition import training as recognition
-from facetransport.recognition.iresnet import IResNetRecogniser
-from facetransport.recognition.plda import Plda, root, within_covariance
-from facetransport.recognition.recogniser import Recogniser, embed_faceset
-from facetransport.recognition.recogniser import device_of as device_of_recogniser
-from facetransport.tensors import compact
+from facetransport.version import code_version
 
 UNCONDITIONAL = "unconditional"  # the variant that draws the faces of two-stage contexts
 MODEL, CONTEXTS = "model.safetensors", "contexts.safetensors"

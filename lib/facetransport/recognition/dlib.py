@@ -13,11 +13,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from facetransport.artifacts import Recipe, Store, replacing
-from facetransport.data import roles
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import roles
+from facetransport.companion.profiles import Profile
 from facetransport.data.detection import model_file
 from facetransport.data.faceset import FaceSet, to_uint8
-from facetransport.profiles import Profile
+from facetransport.files import replacing
 from facetransport.recognition.dlib_network import WEIGHTS, describe
 
 DIM = 128

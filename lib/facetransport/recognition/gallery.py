@@ -15,7 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from facetransport.artifacts import replacing
+from facetransport.files import replacing
 from facetransport.recognition.recogniser import check_embeddings
 
 KINDS = {"flat": "Flat", "sq8": "SQ8", "ivf": "IVF{cells},SQ8", "ivf_flat": "IVF{cells},Flat"}  # faiss factory strings

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facetransport.artifacts import replacing
 from facetransport.data.faceset import to_uint8
+from facetransport.files import replacing
 from facetransport.recognition.align import network_input
 from facetransport.recognition.iresnet import IResNet
 

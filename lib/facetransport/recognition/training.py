@@ -30,14 +30,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from facetransport import artifacts, profiles
+from facetransport import files, version
+from facetransport.companion import artifacts, profiles
+from facetransport.companion.profiles import Profile, RecogniserTraining
 from facetransport.data.faceset import FaceSet
-from facetransport.profiles import Profile, RecogniserTraining
+from facetransport.evaluation.protocols import verify
 from facetransport.recognition.align import network_input
 from facetransport.recognition.augmentation import Augment
 from facetransport.recognition.iresnet import IResNet, IResNetConfig, IResNetRecogniser
 from facetransport.recognition.margins import Head, make_head
-from facetransport.recognition.protocols import verify
 from facetransport.recognition.recogniser import embed_faceset
 from facetransport.tensors import compact, expanded, mixed_precision
 
@@ -206,7 +207,7 @@ def identity_of(config: RecogniserTraining, faces: FaceSet) -> dict[str, Any]:
 def save_checkpoint(path: Path, state: State, identity: Mapping[str, Any]) -> None:
     """Write network, head, optimiser and step as one safetensors file, atomically."""
     metadata = {"identity": json.dumps(identity), "step": str(state.step)}
-    with artifacts.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         save_file(checkpoint_tensors(state), temporary, metadata)
 
 
@@ -259,7 +260,7 @@ def save_model(path: Path, model: IResNet, small: bool = False, **metadata: Any)
     state = compact(model.state_dict()) if small else model.state_dict()
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     text = {name: json.dumps(value) for name, value in {"config": asdict(model.config), **metadata}.items()}
-    with artifacts.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         save_file(tensors, temporary, text)
 
 
@@ -285,7 +286,7 @@ def load_model(path: Path) -> IResNet:
 
 def recipe(profile: Profile, name: str = "reference") -> artifacts.Recipe:
     """The artefact of a trained recogniser: ``model.safetensors`` and ``log.csv``. name: one of NETWORKS."""
-    from facetransport.data import roles
+    from facetransport.companion.experiments import roles
 
     if name not in NETWORKS:
         raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
@@ -310,7 +311,7 @@ def make(folder: Path, upstream: tuple[Path, ...], config: RecogniserTraining) -
             log.write(state, accuracy)
     metrics = {"val_accuracy": accuracy, "train_accuracy": state.accuracy, "loss": state.loss}
     data = [path.name for path in upstream]
-    code = artifacts.code_version()
+    code = version.code_version()
     about = {"step": state.step, "data": data, "code_version": code, "metrics": metrics}
     save_model(folder / "model.safetensors", state.model, small=True, **about)
     checkpoint.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import os
 import numpy as np
 import warp as wp
 
-from facetransport.data import head as parts
+from facetransport.world import head as parts
 
 wp.config.log_level = wp.LOG_ERROR
 

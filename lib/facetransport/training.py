@@ -28,8 +28,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from facetransport.artifacts import replacing
 from facetransport.diffusion.schedule import Schedule, add_noise, uniform_timesteps
+from facetransport.files import replacing
 from facetransport.tensors import expanded, mixed_precision
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator, int], Tensor]

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from facetransport.analysis import separability as curves
-from facetransport.analysis.separability import ErrorRates
-from facetransport.analysis.statistics import Estimate, bootstrap_weights, estimate, mean_over_seeds, weighted_mean
-from facetransport.analysis.statistics import bootstrap as bootstrap_estimate
+from facetransport.evaluation import separability as curves
+from facetransport.evaluation.separability import ErrorRates
+from facetransport.evaluation.statistics import Estimate, bootstrap_weights, estimate, mean_over_seeds, weighted_mean
+from facetransport.evaluation.statistics import bootstrap as bootstrap_estimate
 from facetransport.recognition.recogniser import check_embeddings
 
 GROUPS = 64

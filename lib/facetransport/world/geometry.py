@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse
 
-from facetransport.data.head import GLASSES, HAIR, LEFT_EYE, RIGHT_EYE, TEETH, Head, corner_sum, smoothstep
-from facetransport.data.people import HAIR_STYLES, Identity, View
+from facetransport.world.head import GLASSES, HAIR, LEFT_EYE, RIGHT_EYE, TEETH, Head, corner_sum, smoothstep
+from facetransport.world.people import HAIR_STYLES, Identity, View
 
 _COLUMNS, _ROWS = 48, 18  # vertices of the curtain of hair, around and down
 _RIM, _TUBE = 24, 5  # vertices around a lens and around its wire

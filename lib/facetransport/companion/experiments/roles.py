@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from facetransport.artifacts import Recipe, Store, file_digest
-from facetransport.data import rendered
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import Profile, Role, as_config
 from facetransport.data.faceset import FaceSet, save_table
-from facetransport.profiles import Profile, Role, as_config
+from facetransport.files import file_digest
+from facetransport.world import rendered
 
 EVEN = ("val", "test", "authentic", "gallery")  # roles whose people have equally many images; the others take all
 CHUNK = 1024  # images copied at a time

@@ -15,13 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from facetransport import artifacts, profiles
-from facetransport.artifacts import Recipe, Store
-from facetransport.profiles import Profile
-from facetransport.results import figures_root
-from facetransport.turns import Turns
+from facetransport import files, version
+from facetransport.companion import artifacts, profiles
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import Profile
+from facetransport.companion.results import figures_root
+from facetransport.companion.turns import Turns
 
-EXPECTED = (ValueError, FileNotFoundError, artifacts.DiskFull, artifacts.CorruptArtifact)
+EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock)?")
 KINDS = ("folders", "ffhq", "celeba", "recordio", "verification")  # of photographs on disk
 VERSIONS = ("torch", "numpy", "diffusers", "insightface", "onnxruntime", "dlib-bin", "anny", "warp-lang", "kornia")
@@ -116,17 +117,17 @@ def _chosen_profile(options: argparse.Namespace) -> Profile:
 
 def data_recipes(profile: Profile) -> list[Recipe]:
     """The people of a profile, role by role."""
-    from facetransport.data import roles
+    from facetransport.companion.experiments import roles
 
     return [roles.recipe(profile, role) for role in profiles.ROLES]
 
 
 def network_recipes(profile: Profile) -> list[Recipe]:
     """What a profile slices, fits or trains once and can ship, in the order in which they need each other."""
-    from facetransport.data import rendered
     from facetransport.diffusion import autoencoder
     from facetransport.papers import diface_study, idiff_face
     from facetransport.recognition import dlib, training
+    from facetransport.world import rendered
 
     recognisers = [dlib.recipe(profile), *(training.recipe(profile, name) for name in training.NETWORKS)]
     methods = [*idiff_face.recipes(profile), *diface_study.recipes(profile)]
@@ -161,7 +162,7 @@ def _doctor(_: argparse.Namespace) -> int:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (no CUDA device)"
-    print(f"python       {sys.version.split()[0]}\nfacetransport {artifacts.code_version()}")
+    print(f"python       {sys.version.split()[0]}\nfacetransport {version.code_version()}")
     print(f"device       {device}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
     print(f"onnx         {', '.join(onnxruntime.get_available_providers())}")
     root = artifacts.cache_root()
@@ -241,7 +242,7 @@ def _import_faces(options: argparse.Namespace) -> int:
     from facetransport.data import photographs
 
     faces, lost = photographs.to_faceset(_collection(options), options.out, options.size)
-    artifacts.write_json(options.out / "failures.json", lost)
+    files.write_json(options.out / "failures.json", lost)
     print(f"written      {options.out}")
     print(f"left out     {len(lost)} without a detected face, listed in failures.json")
     return _inspect(argparse.Namespace(folder=options.out))
@@ -294,7 +295,7 @@ def _search(options: argparse.Namespace) -> int:
 
 def _draw(path: Path, pictures: Any, labels: list[str], title: str) -> None:
     """A sheet of pictures, one a row, each beside its label."""
-    from facetransport import plots
+    from facetransport.companion import plots
 
     plots.identity_grid(pictures, 1, labels, title).savefig(path)
     print(f"written      {path}")
@@ -321,7 +322,7 @@ def _import_weights(options: argparse.Namespace) -> int:
 
 def _readme(_: argparse.Namespace) -> int:
     path = figures_root().parent / "README.md"
-    with artifacts.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_text(with_headlines(path.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
@@ -354,7 +355,7 @@ def execute(notebook: Path, profile: str, folder: str) -> int:
         print(f"{error}\n{notebook}: a cell failed; what ran until then is in {running}", file=sys.stderr)
         return 1
     target = figures_root() / folder / "notebooks" / notebook.name
-    with artifacts.replacing(target) as temporary:
+    with files.replacing(target) as temporary:
         nbformat.write(_tidy(nbformat.read(running, as_version=4)), temporary)
     running.unlink()
     return 0

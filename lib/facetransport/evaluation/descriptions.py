@@ -21,13 +21,13 @@ from typing import Protocol
 import numpy as np
 from scipy.sparse import csr_array
 
-from facetransport.analysis import separability as curves
-from facetransport.analysis.separability import ErrorRates
-from facetransport.analysis.statistics import Estimate, bootstrap_weights, estimate, weighted_mean
-from facetransport.analysis.statistics import bootstrap as bootstrap_estimate
-from facetransport.data.captions import ABSENT, PRESENT, UNSAID, Describer, one_hot
-from facetransport.recognition.protocols import BLOCK, Identification, chunks
+from facetransport.evaluation import separability as curves
+from facetransport.evaluation.protocols import BLOCK, Identification, chunks
+from facetransport.evaluation.separability import ErrorRates
+from facetransport.evaluation.statistics import Estimate, bootstrap_weights, estimate, weighted_mean
+from facetransport.evaluation.statistics import bootstrap as bootstrap_estimate
 from facetransport.recognition.recogniser import check_embeddings
+from facetransport.world.captions import ABSENT, PRESENT, UNSAID, Describer, one_hot
 
 DECIMALS = 9  # of a score: what ties on paper must not be told apart by the order of a sum
 IMPOSSIBLE = 1e-300  # probability of what cannot be said: its logarithm stays finite

@@ -19,13 +19,14 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter
 from skimage.transform import SimilarityTransform
 
-from facetransport.artifacts import Recipe, Store
-from facetransport.data import people, shards
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.profiles import ROLES, Profile, as_config
+from facetransport.data import shards
 from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet, concatenate
-from facetransport.data.geometry import Mesh, MeshBuilder
-from facetransport.data.head import ANCESTRIES, Head, slice_head
 from facetransport.data.template import template
-from facetransport.profiles import ROLES, Profile, as_config
+from facetransport.world import people
+from facetransport.world.geometry import Mesh, MeshBuilder
+from facetransport.world.head import ANCESTRIES, Head, slice_head
 
 ROLE_STRIDE = 10_000_000  # identity indices of role r start at r * ROLE_STRIDE: the splits cannot meet
 SHARD = 256  # images per shard: what a killed run can lose
@@ -69,7 +70,7 @@ class Renderer:
     """Renders people. One per process; holds the head, the mesh topology and the rasteriser."""
 
     def __init__(self, head: Head, world_seed: int, size: int, supersampling: int, device: str | None = None):
-        from facetransport.data.rasteriser import Rasteriser  # warp starts here, not when the package is imported
+        from facetransport.world.rasteriser import Rasteriser  # warp starts here, not when the package is imported
 
         self.world_seed, self.size, self.supersampling = world_seed, size, supersampling
         self.builder = MeshBuilder(head)
@@ -122,7 +123,7 @@ def look_of(person: people.Identity, view: people.View, head: Head, aim: Frame):
     """The kernel's ``Look`` of a person in a view; camera and lights are turned into the head's frame."""
     import warp as wp
 
-    from facetransport.data.rasteriser import Look
+    from facetransport.world.rasteriser import Look
 
     back = aim.rotation.T
     to_head = lambda x: wp.vec3(*(back @ np.asarray(x, float)))  # noqa: E731

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from facetransport import artifacts, profiles
-from facetransport.analysis.statistics import Estimate
+from facetransport import files
+from facetransport.companion import artifacts, profiles
+from facetransport.companion.profiles import Profile, RecogniserTraining
 from facetransport.data.faceset import FaceSet
-from facetransport.profiles import Profile, RecogniserTraining
+from facetransport.evaluation.protocols import separability, verify
+from facetransport.evaluation.statistics import Estimate
 from facetransport.recognition.augmentation import PublishedAugment
 from facetransport.recognition.iresnet import IResNet, IResNetRecogniser
-from facetransport.recognition.protocols import separability, verify
 from facetransport.recognition.recogniser import embed_faceset
 from facetransport.recognition.training import State, fold_count, load_model, save_model, train, validate
 
@@ -99,7 +100,7 @@ def _save_result(result: Result, folder: Path) -> None:
         name: {k: v.record() if isinstance(v, Estimate) else v for k, v in vars(tested).items()}
         for name, tested in result.tests.items()
     }
-    artifacts.write_json(folder / RESULT, {**asdict(result), "tests": tests})
+    files.write_json(folder / RESULT, {**asdict(result), "tests": tests})
 
 
 def load_curve(folder: Path) -> pd.DataFrame:
@@ -171,7 +172,7 @@ def look(state: State, val: FaceSet, tests: Mapping[str, FaceSet], folder: Path)
     earlier = [r for r in _rows(folder) if r["step"] < state.step]  # an interrupted attempt may have come further
     if all(accuracies["val"] > r["val"] for r in earlier):
         save_model(folder / BEST, state.model, step=state.step)
-    with artifacts.replacing(folder / CURVE) as temporary:
+    with files.replacing(folder / CURVE) as temporary:
         new = {"step": state.step, "loss": state.loss, **accuracies}
         pd.DataFrame([*earlier, new]).to_csv(temporary, index=False)
 
@@ -233,7 +234,8 @@ def recipe(
 
     faces: makes the FaceSet to train on. name: of the set, such as ``authentic`` or ``cpd25.uniform``.
     """
-    from facetransport.data import orl, roles
+    from facetransport.companion.experiments import roles
+    from facetransport.data import orl
 
     section = profile.synthetic_recognition
     settings = {"evaluations": section.evaluations, "bootstrap": profile.evaluation.bootstrap}

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facetransport.analysis import separability as curves
-from facetransport.analysis.statistics import Estimate, bootstrap, weighted_mean
+from facetransport.evaluation import separability as curves
+from facetransport.evaluation.statistics import Estimate, bootstrap, weighted_mean
 
 # ------------------------------------------------------------------------------------------- within generated people
 

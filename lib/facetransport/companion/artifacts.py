@@ -9,9 +9,7 @@ one rename.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import functools
 import hashlib
 import json
 import logging
@@ -19,7 +17,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,19 +26,15 @@ from typing import Any
 
 import platformdirs
 
-from facetransport import __version__
+from facetransport.files import TEMPORARY, clear_when_full, file_digest, sync, write_json
+from facetransport.version import checkout, code_version
 
 WEIGHTS = Path(__file__).with_name("weights")
 MANIFEST = "manifest.json"
 VARIABLE = "FACETRANSPORT_CACHE"
-TEMPORARY = re.compile(r"\.\d+-.+")  # the names that `replacing` writes under
 log = logging.getLogger(__name__)
 
 Maker = Callable[[Path, tuple[Path, ...]], None]
-
-
-class DiskFull(OSError):
-    """A write that found no room (full disk, quota or file-size limit)."""
 
 
 class CorruptArtifact(RuntimeError):
@@ -96,74 +89,6 @@ def _mapping(value: object) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-# ---------------------------------------------------------------------------------------------------- safe writing
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, renamed over it when the block succeeds and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the suffix: many writers look at it
-    try:
-        with clear_when_full(path):
-            yield temporary
-            _sync(temporary)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, data: object) -> None:
-    """Readable JSON, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def clear_when_full(path: Path) -> Iterator[None]:
-    """Turn the many faces of a full disk into one sentence."""
-    try:
-        yield
-    except DiskFull:
-        raise
-    except Exception as error:
-        if not _is_full(error):
-            raise
-        raise DiskFull(
-            errno.ENOSPC,
-            f"no room to write ({_free_mib(path)} MiB free, or a quota or file-size limit): nothing half-written is "
-            f"kept; free some space or set {VARIABLE} to a folder on a roomier disk, then run the same command again",
-            str(path),
-        ) from error
-
-
-def _is_full(error: Exception) -> bool:
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in codes
-    # numpy says "N requested and M written", safetensors "(os error 28)"
-    return "requested and" in str(error) or any(f"(os error {code})" in str(error) for code in codes)
-
-
-def _free_mib(path: Path) -> int:
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    return shutil.disk_usage(there).free >> 20
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------- the store
@@ -283,7 +208,7 @@ def _make(recipe: Recipe, folder: Path, upstream: tuple[Path, ...]) -> None:
         raise
     _seal(recipe, partial)
     partial.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _seal(recipe: Recipe, folder: Path) -> None:
@@ -291,10 +216,10 @@ def _seal(recipe: Recipe, folder: Path) -> None:
     if not paths:
         raise RuntimeError(f"{recipe.stage}: its maker wrote no file into {folder}; expected at least one")
     for path in paths:
-        _sync(path)
+        sync(path)
     files = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": file_digest(p)} for p in paths}
     write_json(folder / MANIFEST, {**describe(recipe), "code_version": code_version(), "files": files})
-    _sync(folder)
+    sync(folder)
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
@@ -382,31 +307,3 @@ def ship(recipe: Recipe, store: Store | None = None, weights: Path | None = None
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
-
-
-# ------------------------------------------------------------------------------------------------- which code it was
-
-
-def checkout() -> Path | None:
-    """The repository this package runs from, or None when it is installed as a wheel."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / "pyproject.toml").is_file() and (root / "lib" / "facetransport").is_dir() else None
-
-
-@functools.cache
-def code_version() -> str:
-    """Package version, and the commit when running from a git checkout: ``0.1.0+g1a2b3c4`` (``.dirty`` if edited)."""
-    root = checkout()
-    commit = _git(root, "rev-parse", "--short=8", "HEAD") if root and (root / ".git").exists() else None
-    if not root or not commit:
-        return __version__
-    edited = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "lib", "notebooks")
-    return f"{__version__}+g{commit}{'.dirty' if edited else ''}"
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

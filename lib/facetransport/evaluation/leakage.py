@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from facetransport.analysis.statistics import LEVEL, Estimate
+from facetransport.evaluation.statistics import LEVEL, Estimate
 
 BLOCK = 2**22  # scores held at once
 

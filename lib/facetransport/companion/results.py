@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from facetransport import artifacts
-from facetransport.profiles import Profile, as_config, resolve
+from facetransport import files, version
+from facetransport.companion import artifacts
+from facetransport.companion.profiles import Profile, as_config, resolve
 
 VARIABLE = "FACETRANSPORT_FIGURES"
 DPI = 150
@@ -47,7 +48,7 @@ def figures_root() -> Path:
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).expanduser().absolute()
     here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if _is_ours(p)), artifacts.checkout())
+    root = next((p for p in (here, *here.parents) if _is_ours(p)), version.checkout())
     if root is None:
         raise FileNotFoundError(
             f"no checkout of facetransport above {here}; run from one, or set {VARIABLE} to a folder for results"
@@ -136,12 +137,12 @@ class Run:
         """Save PNG and SVG with their provenance inside, and close; a cell that ends with this call shows it."""
         _check_name(name)
         about = {"Title": f"{name} ({self.profile.name})", "Description": json.dumps(self.provenance())}
-        software = f"facetransport {artifacts.code_version()}, matplotlib {matplotlib.__version__}"
-        with artifacts.replacing(self.folder / f"{name}.png") as temporary:
+        software = f"facetransport {version.code_version()}, matplotlib {matplotlib.__version__}"
+        with files.replacing(self.folder / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=DPI, metadata={**about, "Software": software})
         figure.set_layout_engine("none")  # placed once: laying out takes as long as drawing
         stable = matplotlib.rc_context({"svg.hashsalt": name})  # no random ids, no date: the same figure, the same file
-        with artifacts.replacing(self.folder / f"{name}.svg") as temporary, stable:
+        with files.replacing(self.folder / f"{name}.svg") as temporary, stable:
             figure.savefig(temporary, format="svg", dpi=DPI, metadata={**about, "Creator": software, "Date": None})
         plt.close(figure)
         return figure
@@ -150,9 +151,9 @@ class Run:
         """Save CSV (its first line, a comment, holds the provenance) and Markdown; returns the frame."""
         _check_name(name)
         provenance = json.dumps(self.provenance())
-        with artifacts.replacing(self.folder / f"{name}.csv") as temporary:
+        with files.replacing(self.folder / f"{name}.csv") as temporary:
             temporary.write_text(f"# {provenance}\n{frame.to_csv(index=_named_index(frame))}", encoding="utf-8")
-        with artifacts.replacing(self.folder / f"{name}.md") as temporary:
+        with files.replacing(self.folder / f"{name}.md") as temporary:
             temporary.write_text(f"{markdown(frame)}\n\n<!-- {provenance} -->\n", encoding="utf-8")
         return frame
 
@@ -166,7 +167,7 @@ class Run:
         return {
             "notebook": self.notebook,
             "profile": self.profile.name,
-            "code_version": artifacts.code_version(),
+            "code_version": version.code_version(),
             "data_digest": self.data_digest,
         }
 
@@ -255,7 +256,7 @@ def _write(path: Path, records: list[dict[str, Any]]) -> None:
     """JSON with one record a line."""
     try:
         lines = [json.dumps(r, allow_nan=False) for r in sorted(records, key=lambda r: r["name"])]
-        with artifacts.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     except (TypeError, ValueError) as error:
         raise ValueError(
