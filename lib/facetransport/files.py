@@ -52,7 +52,8 @@ def clear_when_full(path: Path) -> Iterator[None]:
         raise DiskFull(
             errno.ENOSPC,
             f"no room to write ({_free_mib(path)} MiB free, or a quota or file-size limit): nothing half-written is "
-            f"kept; free some space or name a roomier disk (the cache: set FACETRANSPORT_CACHE), then run the same command again",
+            f"kept; free some space or name a roomier disk (the cache: set FACETRANSPORT_CACHE), then run the same "
+            "command again",
             str(path),
         ) from error
 
