@@ -322,7 +322,7 @@ def test_a_profile_of_ones_own_is_a_path_from_anywhere(small: Path, monkeypatch:
     mine = (profiles.FOLDER / "smoke.yaml").read_text().replace("world_seed: ", "world_seed: 7")
     (small / "mine.yaml").write_text(mine)
     monkeypatch.chdir(small)
-    look = "from facetransport import profiles; print(profiles.resolve(profile).rendered.world_seed)"
+    look = "from facetransport.companion import profiles; print(profiles.resolve(profile).rendered.world_seed)"
     path = notebook(small, 'profile = "laptop"', look)
     assert subprocess.run([*EXECUTE, str(path), "--profile", "mine.yaml"], timeout=120).returncode == 0
     book = nbformat.read(small / "figures" / "mine" / "notebooks" / "01_test.ipynb", as_version=4)

@@ -9,7 +9,8 @@ from facetransport.companion.experiments import recognisers
 from facetransport.data import orl
 from facetransport.data.detection import model_file
 from facetransport.data.faceset import FaceSet
-from facetransport.recognition import dlib, dlib_network
+from facetransport.recognition import dlib as module
+from facetransport.recognition import dlib_network
 from facetransport.recognition.dlib import DlibRecogniser, fit_centre
 from facetransport.recognition.recogniser import Recogniser, embed_faceset, is_white_box
 
@@ -102,7 +103,7 @@ def test_artefact_holds_the_statistics(faces, raw, tmp_path, smoke):
     faces.save(tmp_path / "val")
     recognisers._make_dlib(tmp_path, (tmp_path / "val",))
     assert recognisers.dlib_recipe(smoke).upstream[0].stage == "rendered.val"
-    loaded = dlib.load(tmp_path / recognisers.STATISTICS)
+    loaded = module.load(tmp_path / recognisers.STATISTICS)
     np.testing.assert_allclose(loaded.mean, raw.mean(0), atol=1e-5)
     np.testing.assert_allclose(embed_faceset(loaded, faces), DlibRecogniser.fitted(faces).centred(raw), atol=1e-4)
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from facetransport import generation
+from facetransport.companion import cli
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import idiff_face as experiment
 from facetransport.companion.experiments import recognisers, roles, synthetic_recognition
@@ -78,7 +79,7 @@ def test_images_of_an_identity_depend_on_seed_and_identity_only(model: Model) ->
 def test_chunks_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     contexts = idiff_face.uniform_contexts(3, model.context_dim, seed=0)
     whole = generation.generate(model, contexts, 2, seed=1, steps=2)
-    monkeypatch.setattr(idiff_face, "CHUNK", 4)
+    monkeypatch.setattr(generation, "CHUNK", 4)
     assert np.array_equal(whole.images, generation.generate(model, contexts, 2, seed=1, steps=2).images)
 
 
@@ -206,7 +207,7 @@ def test_a_set_is_the_same_in_shards_and_whole(tmp_path: Path, monkeypatch: pyte
     contexts = idiff_face.uniform_contexts(9, 8, seed=0)
     assert np.array_equal(whole.images, generation.generate(untrained_model(), contexts, 3, 5, "ddim", 3).images)
     assert whole.identity.tolist() == np.arange(9).repeat(3).tolist()
-    monkeypatch.setattr(idiff_face, "CHUNK", 7)  # two identities a shard
+    monkeypatch.setattr(generation, "CHUNK", 7)  # two identities a shard
     sharded = make(tmp_path / "sharded", 9)
     assert np.array_equal(whole.images, sharded.images) and whole.table.equals(sharded.table)
     assert len(np.unique(whole.images.reshape(27, -1), axis=0)) == 27
@@ -244,7 +245,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_idiff_face
-test_idiff_face.idiff_face.CHUNK = 3
+test_idiff_face.generation.CHUNK = 3
 test_idiff_face.make(Path(sys.argv[1]), 40)
 """
 
@@ -260,7 +261,7 @@ def test_a_killed_generation_resumes_to_the_same_set(tmp_path: Path, monkeypatch
     process.wait()
     left = {p: p.read_bytes() for p in killed.glob("shard-*[0-9].npy")}
     assert left and not (killed / "images.npy").exists()
-    monkeypatch.setattr(idiff_face, "CHUNK", 3)
+    monkeypatch.setattr(generation, "CHUNK", 3)
     resumed, whole = make(killed, 40), make(tmp_path / "whole", 40)
     assert np.array_equal(resumed.images, whole.images) and resumed.table.equals(whole.table)
     assert not list(killed.glob("*shard-*"))
@@ -295,8 +296,8 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.M
         n = len(contexts) * samples_per_identity
         return FaceSet(np.zeros((n, 256, 256, 3), np.uint8), pd.DataFrame({"identity": np.zeros(n, int)}))
 
-    monkeypatch.setattr(idiff_face, "generate", large)
-    monkeypatch.setattr(idiff_face, "CHUNK", 4)
+    monkeypatch.setattr(generation, "generate", large)
+    monkeypatch.setattr(generation, "CHUNK", 4)
     peaks = []
     for identities in (2, 20):
         tracemalloc.start()
@@ -348,7 +349,7 @@ def test_an_unconditional_model_never_saw_a_context(smoke: Profile, smoke_store:
     model = experiment.load(smoke, smoke_store, variant="unconditional")
     with torch.random.fork_rng():
         torch.manual_seed(section.seed)
-        fresh = experiment._build(model.metadata["config"])
+        fresh = generation.build(model.metadata["config"])
     torch.testing.assert_close(model.denoiser.context_emb.bias, fresh.context_emb.bias, atol=1e-3, rtol=0)
     assert not torch.allclose(model.denoiser.time[0].bias, fresh.time[0].bias, atol=1e-3)
 
@@ -424,10 +425,9 @@ def test_set_of_a_profile(smoke: Profile, smoke_store: Store, model: Model) -> N
 def test_the_command_makes_a_set(
     smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["idiff_face", "--profile", "smoke", "--set", "matched", "--identities", "3", "--samples", "2"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    experiment.main()
-    folder = Path(capsys.readouterr().out.strip())
+    monkeypatch.setenv("FACETRANSPORT_CACHE", str(smoke_store.root))
+    assert cli.main(["generate", "matched", "--profile", "smoke", "--identities", "3", "--samples", "2"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
     assert folder == smoke_store.folder(experiment.dataset_recipe(smoke, "matched", 3, samples=2))
     assert FaceSet.load(folder).identity.tolist() == [0, 0, 1, 1, 2, 2]
 

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from facetransport.companion.experiments import recognisers
 from facetransport.companion.profiles import RecogniserTraining
 from facetransport.data.faceset import FaceSet
-from facetransport.evaluation import benchmark
+from facetransport.evaluation import benchmark, protocols
 from facetransport.recognition import training
 from facetransport.recognition.iresnet import IResNetRecogniser
 from facetransport.recognition.training import State, batch_rows, learning_rate, load_model, save_model, train
@@ -146,15 +146,15 @@ def test_a_step_is_kept_after_the_caller_has_seen_it(faces, tmp_path: Path):
 
 
 def test_folds_are_ten_or_the_people_there_are(faces):
-    assert training.fold_count(faces) == 6
-    assert training.fold_count(some_people(12, 2)) == 10
+    assert benchmark.fold_count(faces) == 6
+    assert benchmark.fold_count(some_people(12, 2)) == 10
 
 
 def test_mirror_images_can_be_judged_too(faces):
     model = next(train(faces, CONFIG)).model
     both = IResNetRecogniser(model, flip=True)
     vectors = np.concatenate([both.embed(faces.tensor(slice(k, k + 8))).detach() for k in range(0, 48, 8)])
-    expected = training.verify(vectors, faces.identity, folds=6, bootstrap=0).accuracy.value
+    expected = protocols.verify(vectors, faces.identity, folds=6, bootstrap=0).accuracy.value
     assert benchmark.validate(model, faces, flip=True) == pytest.approx(expected, abs=1e-3)
 
 
@@ -242,7 +242,7 @@ def test_interrupted_artefact_keeps_its_checkpoint(faces, tmp_path: Path, monkey
             raise KeyboardInterrupt
         real(state, *rest)
 
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 5)
+    monkeypatch.setattr(recognisers, "CHECKPOINT_EVERY", 5)
     monkeypatch.setattr(training, "update", dies)
     with pytest.raises(KeyboardInterrupt):
         recognisers._make(CONFIG, out, (tmp_path / "train", tmp_path / "train"))

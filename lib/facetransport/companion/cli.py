@@ -57,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--only", metavar="STAGE", help="one stage as `status` names it, with what it needs")
     train.add_argument("--retrain", action="store_true", help="forget cached networks first")
     train.add_argument("--ship", action="store_true", help="copy the results into the package's weights folder")
+    sets = _command(commands, "generate", _generate, "a labelled set of new people, drawn by the profile's IDiff-Face")
+    sets.add_argument("kind", help="of contexts: uniform, matched, plda, two_stage or authentic")
+    sets.add_argument("--identities", type=int, metavar="N", help="people; default: the profile's generation section")
+    sets.add_argument("--samples", type=int, metavar="K", help="images of each")
+    sets.add_argument("--guidance", type=float, metavar="S", help="1: the conditional model, as published")
+    sets.add_argument("--cpd", type=float, metavar="P", help="of the network")
+    sets.add_argument("--variant", help="another network: a name in idiff_face_variants")
+    _profile_option(sets)
     execute = _command(commands, "execute", _execute, "run one notebook into figures/<profile>/notebooks")
     execute.add_argument("notebook", type=Path)
     _profile_option(execute)
@@ -190,6 +198,15 @@ def _train(options: argparse.Namespace) -> int:
         print(f"{recipe.stage:46} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
     if options.ship:
         _remove_stale(artifacts.WEIGHTS)
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    """Make the set, or go on where a kill stopped it; say where it is."""
+    from facetransport.companion.experiments import idiff_face
+
+    asked = {n: getattr(options, n) for n in ("identities", "samples", "guidance", "cpd", "variant")}
+    print(artifacts.default_store().get(idiff_face.dataset_recipe(_chosen_profile(options), options.kind, **asked)))
     return 0
 
 
