@@ -3,8 +3,8 @@
     for state in train(model, loss, n=len(data), config=config, checkpoint=folder / "checkpoint.safetensors"):
         print(state.step, float(state.loss))          # the caller logs, plots, stops
 
-Everything random at step k is a pure function of (seed, k, part): the rows of the batch, the noise, the dropout masks. A
-checkpoint therefore holds tensors, the step and the configuration, and a resumed run continues bit for bit on CPU.
+Everything random at step k is a pure function of (seed, k, part): the rows of the batch, the noise, the dropout masks.
+A checkpoint therefore holds tensors, the step and the configuration, and a resumed run continues bit for bit on CPU.
 
 A step's batch is divided into ``config.parts`` micro-batches, which the processes of a run share: part j is computed by
 process j modulo their number. So memory and processes may change between runs of one configuration, and results do not.
@@ -44,7 +44,7 @@ CHECK = 100  # steps between looks at whether numbers are finite, where a look c
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained. batch: of all parts and processes together. ema: decay of the averaged weights, 0: none.
+    """How a network is trained. batch: of all parts and processes. ema: decay of the averaged weights, 0 for none.
 
     decay: how lr falls after ``warmup`` steps: "constant", "cosine" (to 0 at ``steps``), "restarts" (IDiff-Face's
     warm restarts: cosine cycles of 10k, 20k, 40k, 80k steps) or "onecycle" (from lr / 25 up over a tenth of the steps,
@@ -325,8 +325,8 @@ class Guard:
 
 def _not_finite(what: str, step: int) -> FloatingPointError:
     return FloatingPointError(
-        f"{what} at step {step}; the weights are those of step {step - 1}. Lower lr (or a margin), clip harder, or look "
-        "for NaN in the data"
+        f"{what} at step {step}; the weights are those of step {step - 1}. Lower lr (or a margin), clip harder, or "
+        "look for NaN in the data"
     )
 
 
@@ -409,7 +409,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class TrainingLog:
     """Appends step, loss (and what else it names), learning rate, gradient norm and samples per second to a CSV.
 
-    ``lines`` times in all; between lines nothing waits for the device. extra: columns that `write` is given numbers for.
+    ``lines`` times in all; between lines nothing waits for the device. extra: columns that `write` is given numbers of.
     """
 
     def __init__(self, path: Path, config: TrainingConfig, lines: int = 200, extra: Sequence[str] = ()) -> None:
@@ -431,16 +431,9 @@ class TrainingLog:
     def _line(self, state: State, numbers: Mapping[str, float]) -> None:
         means = {name: f"{float(total) / self.count:.5f}" for name, total in self.sums.items()}
         rate = self.count * self.config.batch / (time.perf_counter() - self.time)
-        row = {
-            "step": state.step,
-            **means,
-            "lr": f"{state.lr:.2e}",
-            "gradient_norm": f"{float(state.gradient_norm):.3f}",
-        }
-        row |= {
-            "samples_per_second": f"{rate:.0f}",
-            **{n: f"{numbers[n]:.4f}" if n in numbers else "" for n in self.extra},
-        }
+        row = {"step": state.step, **means, "lr": f"{state.lr:.2e}"}
+        row |= {"gradient_norm": f"{float(state.gradient_norm):.3f}", "samples_per_second": f"{rate:.0f}"}
+        row |= {name: f"{numbers[name]:.4f}" if name in numbers else "" for name in self.extra}
         new = not self.path.is_file()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([*[list(row)] * new, list(row.values())])
