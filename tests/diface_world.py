@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facetransport.evaluation.described import Faces, Tokeniser
 from facetransport.evaluation.descriptions import Match
-from facetransport.papers.diface import Faces, Tokeniser
 from facetransport.world import captions
 from facetransport.world.captions import UNSAID, Describer
 

@@ -29,16 +29,19 @@ from diface_world import (
     said_tokens,
 )
 from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import diface as experiment
+from facetransport.companion.experiments import recognisers, roles
+from facetransport.companion.experiments.recognisers import load_dlib
 from facetransport.companion.profiles import DiFace, Profile
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.transport import ExactDenoiser, Mixture
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
+from facetransport.evaluation import described
+from facetransport.evaluation.described import People, Tokeniser
 from facetransport.papers import diface
-from facetransport.papers.diface import Model, People, Refinement, Tokeniser
-from facetransport.recognition import training as recognition
-from facetransport.recognition.dlib import load_dlib
+from facetransport.papers.diface import Model, Refinement
 from facetransport.recognition.recogniser import embed_faceset
-from facetransport.training import read_model
+from facetransport.tensors import read_model
 from facetransport.world import captions, rendered
 from facetransport.world.captions import ABSENT, PRESENT, UNSAID, Describer
 
@@ -57,7 +60,7 @@ def section(smoke: Profile) -> DiFace:
 @pytest.fixture
 def untrained(section: DiFace) -> Model:
     denoiser = randomised(VectorDenoiser(VectorConfig("mlp", D, 2 * A, 32, 1, Schedule(50))))
-    return Model(denoiser, randomised(Refinement(D, 16)), section)
+    return Model(denoiser, randomised(Refinement(D, 16)), experiment.settings_of(section))
 
 
 # ----------------------------------------------------------------------------------------------------------- tokens
@@ -69,7 +72,7 @@ def test_statements_are_those_of_the_text(monkeypatch: pytest.MonkeyPatch, way: 
     monkeypatch.setattr(captions, "PHRASES", {n: ((y[way],), (no[way],)) for n, (y, no) in captions.PHRASES.items()})
     said, rng = anything(12), np.random.default_rng(1)
     tokens, sentences = Tokeniser(NAMES, "clauses")(said, rng), captions.to_text(said, NAMES, rng)
-    assert statements(tokens) == statements(diface.text_encoder().tokens(sentences))
+    assert statements(tokens) == statements(described.text_encoder().tokens(sentences))
     assert [len(s) for s in statements(tokens)] == (said != UNSAID).sum(1).tolist()
     assert tokens.shape == (12, (said != UNSAID).sum(1).max(), 384)
 
@@ -77,17 +80,17 @@ def test_statements_are_those_of_the_text(monkeypatch: pytest.MonkeyPatch, way: 
 def test_every_phrase_is_as_likely() -> None:
     names = ("Bangs", "Senior", "Double_Chin")
     said = np.tile(np.array([UNSAID, PRESENT, ABSENT], np.int8), (6000, 1))
-    tokens = diface.tokeniser(names, "clauses")(said, np.random.default_rng(0))
+    tokens = described.tokeniser(names, "clauses")(said, np.random.default_rng(0))
     for place, ways in enumerate((captions.PHRASES["Senior"][0], captions.PHRASES["Double_Chin"][1])):
-        phrases = diface.text_encoder().clause_states(ways)
+        phrases = described.text_encoder().clause_states(ways)
         spoken = (tokens[:, place, None] == phrases).all(2)  # (6000, ways)
         torch.testing.assert_close(spoken.float().mean(0), torch.full((len(ways),), 1 / len(ways)), atol=0.03, rtol=0)
 
 
 def test_words_of_a_statement_are_rows() -> None:
     said = np.array([[PRESENT, UNSAID], [PRESENT, ABSENT], [UNSAID, UNSAID]], np.int8)
-    tokens = diface.tokeniser(("Double_Chin", "Senior"), "words")(said, np.random.default_rng(0))
-    apart = diface.text_encoder().word_states(["a double chin", "not elderly"])
+    tokens = described.tokeniser(("Double_Chin", "Senior"), "words")(said, np.random.default_rng(0))
+    apart = described.text_encoder().word_states(["a double chin", "not elderly"])
     present = tokens.any(2)
     torch.testing.assert_close(tokens[0][present[0]], apart[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(tokens[1][present[1]], torch.cat([apart[0], apart[1, :2]]), atol=1e-4, rtol=1e-4)
@@ -106,7 +109,7 @@ def test_attributes_are_one_hot() -> None:
 
 def test_unseen_paraphrases_share_no_row_with_the_seen_ones() -> None:
     said = anything(5)
-    seen, unseen = (diface.tokeniser(NAMES, "clauses", u)(said, np.random.default_rng(0)) for u in (False, True))
+    seen, unseen = (described.tokeniser(NAMES, "clauses", u)(said, np.random.default_rng(0)) for u in (False, True))
     assert [len(s) for s in statements(seen)] == [len(s) for s in statements(unseen)]
     assert not set.union(*statements(seen)) & set.union(*statements(unseen))
     wordless = Tokeniser(NAMES, "attributes", unseen=True)(said, np.random.default_rng(0))
@@ -205,26 +208,28 @@ def test_guidance_exaggerates_what_the_words_change(untrained: Model) -> None:
 def test_training_describes_another_photograph(section: DiFace) -> None:
     faces = crowd(30)
     told = replace(section, error=0.0, say_yes=1.0, say_no=1.0)
-    tokens = diface.describing(faces, told)(torch.tensor([7, 2, 80]), torch.Generator().manual_seed(0))
+    tokens = described.describing(faces, told.tokens, experiment.describer_of(told))(
+        torch.tensor([7, 2, 80]), torch.Generator().manual_seed(0)
+    )
     assert torch.equal(tokens[:, :, 1::2].sum(1).bool(), torch.from_numpy(faces.elsewhere[[7, 2, 80]]))
     assert (faces.elsewhere[[7, 2, 80]] != faces.attributes[[7, 2, 80]]).any()
 
 
 def test_every_step_describes_anew(section: DiFace) -> None:
-    say, rows = diface.describing(crowd(4), section), torch.arange(12)
-    generator, again = (torch.Generator().manual_seed(3) for _ in range(2))
-    first, second = say(rows, generator), say(rows, generator)
+    say = described.describing(crowd(4), section.tokens, experiment.describer_of(section))
+    rows, draw = torch.arange(12), lambda seed: torch.Generator().manual_seed(seed)
+    first, second = say(rows, draw(3)), say(rows, draw(4))
     assert statements(first) != statements(second)
-    assert torch.equal(say(rows, again), first)
+    assert torch.equal(say(rows, draw(3)), first)
 
 
 def test_captions_depend_on_faces_and_seed_only() -> None:
     faces, describer = crowd(10), Describer(0.1, 0.5, 0.3)
-    said = diface.captions_of(faces, describer, 3)
+    said = described.captions_of(faces, describer, 3)
     np.random.default_rng(0).random()
-    assert np.array_equal(diface.captions_of(faces, describer, 3), said)
-    assert not np.array_equal(diface.captions_of(faces, describer, 4), said)
-    assert np.array_equal(diface.captions_of(faces, CANDID, 3), faces.attributes)
+    assert np.array_equal(described.captions_of(faces, describer, 3), said)
+    assert not np.array_equal(described.captions_of(faces, describer, 4), said)
+    assert np.array_equal(described.captions_of(faces, CANDID, 3), faces.attributes)
 
 
 class Witness(nn.Module):
@@ -360,7 +365,7 @@ def test_free_text_needs_a_model_of_statements(untrained: Model, tokens: str) ->
 
 def test_features_are_scaled_to_unit_variance() -> None:
     unit = F.normalize(torch.randn(2000, 32), dim=1).numpy()
-    features = diface.scaled(unit)
+    features = described.scaled(unit)
     assert features.dtype == np.float32
     np.testing.assert_allclose((features**2).mean(1), 1, rtol=1e-5)
     np.testing.assert_allclose(features.std(0), 1, atol=0.1)
@@ -387,8 +392,11 @@ def differing(faces: People) -> np.ndarray:
 
 
 def test_faces_are_those_of_the_role(smoke: Profile, smoke_store: Store) -> None:
-    faces, faceset = diface.load_faces(smoke, smoke_store, "gallery"), rendered.load(smoke, "gallery", smoke_store)
-    recogniser = recognition.load_reference(smoke, smoke_store)
+    faces, faceset = (
+        experiment.load_faces(smoke, smoke_store, "gallery"),
+        roles.load_rendered(smoke, "gallery", smoke_store),
+    )
+    recogniser = recognisers.load_reference(smoke, smoke_store)
     np.testing.assert_allclose(faces.embeddings, embed_faceset(recogniser, faceset), atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(faces.embeddings, axis=1), 1, atol=1e-6)
     assert np.array_equal(faces.identity, faceset.identity)
@@ -396,50 +404,56 @@ def test_faces_are_those_of_the_role(smoke: Profile, smoke_store: Store) -> None
 
 
 def test_elsewhere_is_a_photograph_that_was_not_rendered(smoke: Profile, smoke_store: Store) -> None:
-    faces, views = diface.load_faces(smoke, smoke_store, "gallery"), smoke.rendered.roles["gallery"].views
-    pairs = [(i, k + views) for i, k in rendered.role_pairs(rendered.recipe(smoke, "gallery").config)]
-    drawn = rendered.attributes(pairs, smoke_store.get(rendered.head_recipe()), smoke.rendered.world_seed)
+    faces, views = experiment.load_faces(smoke, smoke_store, "gallery"), smoke.rendered.roles["gallery"].views
+    pairs = [(i, k + views) for i, k in roles.role_pairs(roles.rendered_recipe(smoke, "gallery").config)]
+    drawn = rendered.attributes(pairs, smoke_store.get(roles.head_recipe()), smoke.rendered.world_seed)
     assert np.array_equal(faces.elsewhere, drawn[list(faces.names)])
     assert differing(faces).any() and not (differing(faces) & ~np.isin(faces.names, np.array(NAMES)[OF_THE_VIEW])).any()
 
 
 def test_fewer_people_are_the_first(smoke: Profile, smoke_store: Store) -> None:
-    some, all_of_them = (diface.load_faces(smoke, smoke_store, "val", people=n) for n in (2, None))
+    some, all_of_them = (experiment.load_faces(smoke, smoke_store, "val", people=n) for n in (2, None))
     assert len(some) == 2 * smoke.rendered.roles["val"].views < len(all_of_them)
     assert np.array_equal(some.identity, all_of_them.identity[: len(some)])
     assert np.array_equal(some.attributes, all_of_them.attributes[: len(some)])
 
 
 def test_dlib_embeds_too(smoke: Profile, smoke_store: Store) -> None:
-    faces, faceset = diface.load_faces(smoke, smoke_store, "val", "dlib", 1), rendered.load(smoke, "val", smoke_store)
+    faces, faceset = (
+        experiment.load_faces(smoke, smoke_store, "val", "dlib", 1),
+        roles.load_rendered(smoke, "val", smoke_store),
+    )
     recogniser = load_dlib(smoke, smoke_store)
     expected = embed_faceset(recogniser, faceset.select(np.arange(len(faces))))
     np.testing.assert_allclose(faces.embeddings, expected, atol=1e-3)
 
 
 def test_encoders_see_other_people(smoke: Profile) -> None:
-    stages = [u.stage for u in diface.faces_recipe(smoke, "generator").upstream]
+    stages = [u.stage for u in experiment.faces_recipe(smoke, "generator").upstream]
     assert stages == ["rendered.generator", "recognition.reference", "rendered.head"]
-    assert [u.stage for u in recognition.recipe(smoke).upstream] == ["rendered.encoder", "rendered.val"]
-    keys = {diface.faces_recipe(smoke, "val", e).key for e in ("reference", "dlib")}
+    assert [u.stage for u in recognisers.recipe(smoke).upstream] == ["rendered.encoder", "rendered.val"]
+    keys = {experiment.faces_recipe(smoke, "val", e).key for e in ("reference", "dlib")}
     assert len(keys) == 2
 
 
 def test_population_is_the_generator_people(smoke: Profile, smoke_store: Store) -> None:
-    known, table = diface.load_population(smoke, smoke_store), rendered.load(smoke, "generator", smoke_store).table
+    known, table = (
+        experiment.load_population(smoke, smoke_store),
+        roles.load_rendered(smoke, "generator", smoke_store).table,
+    )
     assert list(known.names) == rendered.attribute_names(table)
     assert np.array_equal(known.attributes, table[list(known.names)])
-    assert np.array_equal(known.elsewhere, diface.load_faces(smoke, smoke_store, "generator").elsewhere)
+    assert np.array_equal(known.elsewhere, experiment.load_faces(smoke, smoke_store, "generator").elsewhere)
 
 
 def test_population_is_as_large_as_it_says(
     smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(diface, "POPULATION", 5)
-    recipe = diface.population_recipe(smoke)
+    recipe = experiment.population_recipe(smoke)
     recipe.make(tmp_path, tuple(smoke_store.get(u) for u in recipe.upstream))
-    table = rendered.load(smoke, "generator", smoke_store).table
-    assert np.array_equal(diface.read_population(tmp_path).attributes, table[rendered.attribute_names(table)][:5])
+    table = roles.load_rendered(smoke, "generator", smoke_store).table
+    assert np.array_equal(experiment.read_population(tmp_path).attributes, table[rendered.attribute_names(table)][:5])
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes
@@ -450,12 +464,12 @@ def test_keys_change_with_what_matters_and_with_nothing_else(smoke: Profile, nam
     changed = replace(smoke.diface, **{name: OTHER[name]})
     denoiser, refinement = (
         build(smoke, changed).key != build(smoke, smoke.diface).key
-        for build in (diface.denoiser_recipe, diface.refinement_recipe)
+        for build in (experiment.denoiser_recipe, experiment.refinement_recipe)
     )
     assert refinement == (name != "pixel_steps")
     assert denoiser == (name not in OF_REFINEMENT | {"pixel_steps"})
     other = replace(smoke, diface=changed)
-    assert diface.population_recipe(smoke).key == diface.population_recipe(other).key
+    assert experiment.population_recipe(smoke).key == experiment.population_recipe(other).key
 
 
 # ------------------------------------------------------------------------------------------------- the smoke profile
@@ -463,16 +477,16 @@ def test_keys_change_with_what_matters_and_with_nothing_else(smoke: Profile, nam
 
 @pytest.fixture(scope="module")
 def model(smoke: Profile, smoke_store: Store) -> Model:
-    return diface.load(smoke, smoke_store)
+    return experiment.load(smoke, smoke_store)
 
 
 def test_files_describe_themselves(smoke: Profile, smoke_store: Store) -> None:
     section = smoke.diface
     for recipe, steps in (
-        (diface.denoiser_recipe(smoke, section), section.steps),
-        (diface.refinement_recipe(smoke, section), section.refine_steps),
+        (experiment.denoiser_recipe(smoke, section), section.steps),
+        (experiment.refinement_recipe(smoke, section), section.refine_steps),
     ):
-        facts = read_model(smoke_store.get(recipe) / diface.MODEL)[1]
+        facts = read_model(smoke_store.get(recipe) / experiment.MODEL)[1]
         assert facts["step"] == steps and facts["dim"] == smoke.reference.embedding
         assert {"metrics", "code_version"} <= set(facts)
         assert not list(smoke_store.get(recipe).glob("checkpoint*"))
@@ -482,14 +496,14 @@ def test_reading_is_by_statements_in_any_order(model: Model) -> None:
     texts = ["An elderly man: a full beard and no glasses.", "A lady with red hair"]
     found = model.read(texts, seed=2)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-    assert np.array_equal(found, model.features(diface.text_encoder().tokens(texts), 2).numpy())
+    assert np.array_equal(found, model.features(described.text_encoder().tokens(texts), 2).numpy())
     again = model.read(["a man: no glasses, a full beard and elderly", texts[1]], seed=2)
     np.testing.assert_allclose(again, found, atol=1e-4)
     assert not np.allclose(model.read(texts, seed=3), found, atol=1e-3)
 
 
 def test_a_model_without_refinement_has_the_same_denoiser(smoke: Profile, smoke_store: Store, model: Model) -> None:
-    rough = diface.load(smoke, smoke_store, refined=False)
+    rough = experiment.load(smoke, smoke_store, refined=False)
     assert rough.refinement is None and not rough.denoiser.training
     weights = model.denoiser.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in rough.denoiser.state_dict().items())
@@ -497,6 +511,6 @@ def test_a_model_without_refinement_has_the_same_denoiser(smoke: Profile, smoke_
 
 def test_the_unet_of_the_paper_trains_and_answers(smoke: Profile, smoke_store: Store) -> None:
     section = replace(smoke.diface, denoiser="unet", steps=2)
-    found = diface.load(smoke, smoke_store, section, refined=False).read(["a smile", "A man: bald and elderly."])
+    found = experiment.load(smoke, smoke_store, section, refined=False).read(["a smile", "A man: bald and elderly."])
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3

@@ -26,23 +26,20 @@ from diface_world import (
     said_tokens,
 )
 from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.profiles import DiFace, Profile
-from facetransport.papers import diface, diface_baselines
-from facetransport.papers.diface import MODEL, Faces
-from facetransport.papers.diface_baselines import (
+from facetransport.companion.experiments import diface as experiment
+from facetransport.companion.experiments.diface import (
     BASELINES,
-    Bayes,
-    Classifier,
-    Contrastive,
-    DualEncoder,
-    Regression,
-    Seen,
+    MODEL,
     baseline_recipe,
     load_baseline,
     load_pixels,
     pixels_recipe,
 )
-from facetransport.training import read_model
+from facetransport.companion.profiles import DiFace, Profile
+from facetransport.evaluation import described, matchers
+from facetransport.evaluation.described import Faces
+from facetransport.evaluation.matchers import Bayes, Classifier, Contrastive, DualEncoder, Regression, Seen
+from facetransport.tensors import read_model
 from facetransport.world import captions
 from facetransport.world.captions import Describer
 
@@ -71,7 +68,7 @@ def test_regression_and_dual_encoder_compare_by_cosine(matcher: Any, monkeypatch
     faces, said = crowd(5), anything(16)[:-1]
     scores = everything(matcher.match(said, faces, seed=0))
     np.testing.assert_allclose(scores, agreement(said, faces), atol=1e-6)
-    monkeypatch.setattr(diface_baselines, "CHUNK", 4)
+    monkeypatch.setattr(matchers, "CHUNK", 4)
     np.testing.assert_allclose(everything(matcher.match(said, faces, seed=0)), scores, atol=1e-6)
 
 
@@ -101,7 +98,7 @@ def test_sure_attributes_are_scored_by_likelihood() -> None:
 @pytest.mark.parametrize("hard", [False, True])
 def test_bayes_is_the_likelihood_ratio(elsewhere: bool, hard: bool) -> None:
     faces, known, describer = crowd(6), crowd(300, 1, seed=1), Describer(0.1, 0.6, 0.2)
-    said = diface.captions_of(faces, describer, 0)
+    said = described.captions_of(faces, describer, 0)
     persistence = known.persistence if elsewhere else None
     own, others = (describer.log_likelihood(said, x.attributes, persistence) for x in (faces, known))
     meant = faces.groups[:, None] == known.groups if hard else np.ones_like(others, bool)
@@ -146,7 +143,7 @@ def test_unknown_baselines_are_refused(smoke: Profile, smoke_store: Store) -> No
 
 @pytest.fixture(scope="module")
 def gallery(smoke: Profile, smoke_store: Store) -> Faces:
-    return diface.load_faces(smoke, smoke_store, "gallery")
+    return experiment.load_faces(smoke, smoke_store, "gallery")
 
 
 @pytest.mark.parametrize("kind", BASELINES)
@@ -159,8 +156,8 @@ def test_files_describe_themselves(smoke: Profile, smoke_store: Store, gallery: 
 
 @pytest.mark.parametrize("kind", ["diface", "regression", "contrastive", "classifier"])
 def test_trained_matchers_score_every_face(smoke: Profile, smoke_store: Store, gallery: Faces, kind: str) -> None:
-    matcher = diface.load(smoke, smoke_store) if kind == "diface" else load_baseline(smoke, smoke_store, kind)
-    said = diface.captions_of(gallery, CANDID, 0)
+    matcher = experiment.load(smoke, smoke_store) if kind == "diface" else load_baseline(smoke, smoke_store, kind)
+    said = described.captions_of(gallery, CANDID, 0)
     scores = everything(matcher.match(said, gallery, seed=0))
     assert scores.shape == (len(gallery), len(gallery)) and scores.std() > 0
     assert np.array_equal(everything(matcher.match(said, gallery, seed=0)), scores)
@@ -172,8 +169,8 @@ def test_trained_matchers_score_every_face(smoke: Profile, smoke_store: Store, g
 def test_attributes_read_off_pixels_are_probabilities_of_each_photograph(
     smoke: Profile, smoke_store: Store, role: str
 ) -> None:
-    faces, seen = diface.load_faces(smoke, smoke_store, role), load_pixels(smoke, smoke_store, role)
+    faces, seen = experiment.load_faces(smoke, smoke_store, role), load_pixels(smoke, smoke_store, role)
     assert seen.present.shape == faces.attributes.shape and seen.population.names == faces.names
     assert 0 <= seen.present.min() < seen.present.max() <= 1 and (seen.present.std(0) > 0).any()
-    scores = everything(seen.match(diface.captions_of(faces, CANDID, 0), faces, seed=0))
+    scores = everything(seen.match(described.captions_of(faces, CANDID, 0), faces, seed=0))
     assert scores.shape == (len(faces), len(faces)) and np.ptp(scores) > 0

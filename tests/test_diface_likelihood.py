@@ -11,11 +11,13 @@ from torch import Tensor
 
 from diface_world import A, D, crowd, randomised
 from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import diface_study as study
+from facetransport.companion.experiments.diface_study import LEVELS
 from facetransport.companion.profiles import Profile
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
-from facetransport.papers import diface, diface_likelihood
-from facetransport.papers.diface_likelihood import LEVELS, Likelihood, LikelihoodMatch, timestep
+from facetransport.evaluation import described
+from facetransport.evaluation.matchers import Likelihood, LikelihoodMatch, timestep
 from facetransport.world.captions import Describer
 
 DIM, TOLD, UNTOLD = 6, 0.4, 1.1  # deviation of features, with words and without
@@ -68,7 +70,7 @@ def test_the_right_words_score_higher() -> None:
 
 def test_a_pair_depends_on_its_description_its_face_and_the_seed() -> None:
     faces = crowd(12, seed=1)
-    said = diface.captions_of(faces, Describer(0.05, 0.6, 0.1), 0)
+    said = described.captions_of(faces, Describer(0.05, 0.6, 0.1), 0)
     denoiser = randomised(VectorDenoiser(VectorConfig("mlp", D, 2 * A, 32, 1, Schedule(50))))
     matcher = Likelihood(denoiser, "attributes", -1.0, draws=2)
     match = matcher.match(said, faces, 3)
@@ -88,7 +90,7 @@ def test_timesteps_are_the_nearest_to_the_level() -> None:
 
 
 def test_every_level_has_a_result_and_val_people_choose(smoke: Profile, smoke_store: Store) -> None:
-    levels = diface_likelihood.load_levels(smoke, smoke_store)
+    levels = study.load_levels(smoke, smoke_store)
     assert tuple(levels.index) == LEVELS and levels["random_accuracy"].between(0, 1).all()
     assert (levels["random_accuracy_low"] <= levels["random_accuracy_high"]).all() and (levels["sets"] == 2).all()
-    assert levels.loc[diface_likelihood.best_level(levels), "val_auc"] == levels["val_auc"].max()
+    assert levels.loc[study.best_level(levels), "val_auc"] == levels["val_auc"].max()

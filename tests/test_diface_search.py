@@ -14,13 +14,15 @@ import pandas as pd
 import pytest
 
 from facetransport.companion import artifacts
+from facetransport.companion import search as searching
 from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import diface as experiment
+from facetransport.companion.experiments import roles
 from facetransport.companion.profiles import Profile
-from facetransport.papers import diface, diface_search
-from facetransport.papers.diface import Faces
-from facetransport.papers.diface_search import DISTRACTOR, FRAME, Finder, distractors, enlarged, measure
+from facetransport.evaluation import search
+from facetransport.evaluation.described import Faces
+from facetransport.evaluation.search import DISTRACTOR, FRAME, Finder, distractors, enlarged, measure
 from facetransport.recognition.gallery import Gallery
-from facetransport.world import rendered
 
 NAMES = ("Male", "Young", "No_Beard", "Red_Hair", "Eyeglasses")
 DIM, PEOPLE, SIZE = 16, 5, 40
@@ -35,8 +37,8 @@ def unit(rows: int, seed: int, dim: int = DIM) -> np.ndarray:
 
 
 def test_a_reading_is_the_statements_and_says_what_is_new() -> None:
-    assert diface_search.reading("A young woman with red hair") == "young; a woman; red hair"
-    read = diface_search.reading("a young woman with red hair and glasses, scowling")
+    assert search.reading("A young woman with red hair") == "young; a woman; red hair"
+    read = search.reading("a young woman with red hair and glasses, scowling")
     assert read == "young; a woman; red hair; glasses; scowling (not in the words of training: glasses; scowling)"
 
 
@@ -44,7 +46,7 @@ def test_a_reading_is_the_statements_and_says_what_is_new() -> None:
     ("description", "said"), [("a person", "'a person' states nothing about a face"), ("  ", "expected words")]
 )
 def test_what_states_nothing_is_refused(description: str, said: str) -> None:
-    for read in (diface_search.reading, small_finder().find):
+    for read in (search.reading, small_finder().find):
         with pytest.raises(ValueError, match=said):
             read(description)
 
@@ -58,7 +60,7 @@ def test_what_states_nothing_is_refused(description: str, said: str) -> None:
     ],
 )
 def test_what_is_true_is_said_in_order(attributes: list[int], words: str) -> None:
-    assert diface_search.in_words(np.array(attributes, bool), NAMES) == words
+    assert search.in_words(np.array(attributes, bool), NAMES) == words
 
 
 # -------------------------------------------------------------------------------------------------------- distractors
@@ -101,7 +103,7 @@ def test_distractors_stay_in_the_space_of_what_they_imitate() -> None:
 
 def test_first_distractors_do_not_depend_on_how_many_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     many = distractors(unit(30, 0), 1000, seed=3)
-    monkeypatch.setattr(diface_search, "CHUNK", 64)
+    monkeypatch.setattr(search, "CHUNK", 64)
     np.testing.assert_allclose(distractors(unit(30, 0), 150, seed=3), many[:150], atol=1e-6)
     assert abs(distractors(unit(30, 0), 150, seed=4) - many[:150]).max() > 0.1
 
@@ -162,7 +164,7 @@ def small_finder(kind: str = "flat", size: int = SIZE) -> Finder:
 def test_first_photographs_are_one_a_person() -> None:
     identity = np.array([9, 9, 4, 4, 4, 6])
     attributes = np.eye(6, 5, dtype=bool)
-    people, rows = diface_search.first_photographs(Faces(attributes, ~attributes, NAMES, unit(6, 0), identity))
+    people, rows = search.first_photographs(Faces(attributes, ~attributes, NAMES, unit(6, 0), identity))
     assert rows.tolist() == [2, 5, 0] and people.identity.tolist() == [4, 6, 9] and len(people) == 3
     np.testing.assert_array_equal(people.embeddings, unit(6, 0)[rows])
     np.testing.assert_array_equal(people.attributes, attributes[rows])
@@ -174,7 +176,7 @@ def test_a_query_equal_to_a_face_finds_it_first(person: int) -> None:
     finder = small_finder()
     found = finder.search(finder.embeddings[person], k=SIZE)
     assert found.loc[0, "person"] == 700 + person and found.loc[0, "score"] == pytest.approx(1)
-    assert found.loc[0, "known"] == diface_search.in_words(finder.faces.attributes[person], NAMES)
+    assert found.loc[0, "known"] == search.in_words(finder.faces.attributes[person], NAMES)
 
 
 def test_all_are_ranked_by_cosine() -> None:
@@ -185,7 +187,7 @@ def test_all_are_ranked_by_cosine() -> None:
     assert found["rank"].tolist() == list(range(1, SIZE + 1)) and found["row"].tolist() == order.tolist()
     np.testing.assert_allclose(found["score"], (finder.embeddings @ query)[order], atol=1e-6)
     nobody = found["row"] >= PEOPLE
-    assert (found["person"][nobody] == DISTRACTOR).all() and (found["known"][nobody] == diface_search.NOBODY).all()
+    assert (found["person"][nobody] == DISTRACTOR).all() and (found["known"][nobody] == search.NOBODY).all()
     assert (found["person"][~nobody] == 700 + found["row"][~nobody]).all()
 
 
@@ -212,11 +214,11 @@ def test_pictures_are_photographs_grey_and_framed() -> None:
     assert pictures.shape == (SIZE, 32, 24, 3) and pictures.dtype == np.uint8
     assert (pictures[0, 2:-2, 2:-2] == 2).all() and (pictures[0, [0, 1, -1]] == FRAME).all()
     for picture, row in zip(pictures[1:], found["row"][1:], strict=True):
-        assert (picture == (row if row < PEOPLE else diface_search.BLANK)).all()
+        assert (picture == (row if row < PEOPLE else search.BLANK)).all()
     assert (finder.pictures(found)[0] == 2).all()
     nobody = finder.search(finder.embeddings[-1], k=1)
-    assert (finder.pictures(nobody) == diface_search.BLANK).all()
-    assert diface_search.labels(nobody) == ["1: 1.000"]
+    assert (finder.pictures(nobody) == search.BLANK).all()
+    assert search.labels(nobody) == ["1: 1.000"]
 
 
 # --------------------------------------------------------------------------------------------------------------- price
@@ -237,7 +239,7 @@ def test_measured_recall_bytes_and_rows() -> None:
 
 def test_measure_times_the_median_of_single_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.cumsum([0, 7, 0, 0.001, 0, 0.005, 0, 0.002]))  # building takes 7 s, the queries 1, 5 and 2 ms
-    monkeypatch.setattr(diface_search, "time", SimpleNamespace(perf_counter=partial(next, clock)))
+    monkeypatch.setattr(search, "time", SimpleNamespace(perf_counter=partial(next, clock)))
     (row,) = measure(unit(50, 0), unit(3, 1), kinds=["flat"], k=2).to_dict("records")
     assert row["build_seconds"] == 7 and row["query_ms"] == pytest.approx(2)
 
@@ -247,13 +249,13 @@ def test_measure_times_the_median_of_single_queries(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="module")
 def smoke_finder(smoke: Profile, smoke_store: Store) -> Finder:
-    return diface_search.finder(smoke, smoke_store, size=50, seed=1)
+    return searching.finder(smoke, smoke_store, size=50, seed=1)
 
 
 def test_the_gallery_of_a_profile(smoke_finder: Finder, smoke: Profile, smoke_store: Store) -> None:
-    everyone = diface.load_faces(smoke, smoke_store, "gallery")
+    everyone = experiment.load_faces(smoke, smoke_store, "gallery")
     role = smoke.rendered.roles["gallery"]
-    compared = diface.load(smoke, smoke_store, diface.ours(smoke.diface)).gallery(everyone.embeddings)
+    compared = experiment.load(smoke, smoke_store, experiment.ours(smoke.diface)).gallery(everyone.embeddings)
     people = compared[:: role.views]
     np.testing.assert_array_equal(smoke_finder.embeddings, enlarged(people, 50, 1, like=compared))
     whose = smoke_finder.gallery.labels
@@ -265,11 +267,11 @@ def test_the_gallery_of_a_profile(smoke_finder: Finder, smoke: Profile, smoke_st
 def test_photographs_are_the_first_of_each_person_rendered_or_loaded(
     smoke_finder: Finder, smoke: Profile, smoke_store: Store, store: Store
 ) -> None:
-    images, views = rendered.load(smoke, "gallery", smoke_store).images, smoke.rendered.roles["gallery"].views
+    images, views = roles.load_rendered(smoke, "gallery", smoke_store).images, smoke.rendered.roles["gallery"].views
     np.testing.assert_array_equal(smoke_finder.photograph(np.array([4, 0])), images[[4 * views, 0]])
     with_the_head_alone = Store(store.root, shipped=(artifacts.WEIGHTS,))
     rows = np.arange(0, len(images), views)
-    seen = diface_search._photographs(smoke, with_the_head_alone, rows, np.array([4, 0]))
+    seen = searching._photographs(smoke, with_the_head_alone, rows, np.array([4, 0]))
     np.testing.assert_array_equal(seen, images[[4 * views, 0]])
 
 
@@ -277,14 +279,14 @@ def test_descriptions_are_compared_with_what_the_model_makes_of_faces(
     smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refining = SimpleNamespace(gallery=lambda embeddings: -embeddings)
-    monkeypatch.setattr(diface, "load", lambda profile, store, section: refining)
-    finder = diface_search.finder(smoke, smoke_store)
+    monkeypatch.setattr(searching.diface, "load", lambda profile, store, section: refining)
+    finder = searching.finder(smoke, smoke_store)
     np.testing.assert_array_equal(finder.embeddings, -finder.faces.embeddings)
 
 
 def test_a_gallery_smaller_than_its_people_is_refused(smoke: Profile, smoke_store: Store) -> None:
     with pytest.raises(ValueError, match="size: expected at least 12, the people of the gallery, got 11"):
-        diface_search.finder(smoke, smoke_store, size=11)
+        searching.finder(smoke, smoke_store, size=11)
 
 
 # -------------------------------------------------------------------------------------------------------------- widget
@@ -299,11 +301,11 @@ def shown(box: Any) -> tuple[str, list[str]]:
 
 def test_the_widget_searches_when_text_number_or_button_change() -> None:
     finder = small_finder()
-    box = diface_search.search_widget(finder, number=3)
+    box = searching.search_widget(finder, number=3)
     text, count, button = box.children[0].children
     assert shown(box) == ("", [])
     text.value = "bald"
-    assert shown(box) == ("read as: bald", diface_search.labels(finder.find("bald", 3)))
+    assert shown(box) == ("read as: bald", search.labels(finder.find("bald", 3)))
     count.value = 6
     assert len(shown(box)[1]) == 6
     text.value = "a person"
@@ -316,7 +318,7 @@ def test_the_widget_searches_when_text_number_or_button_change() -> None:
 
 
 def test_the_widget_starts_with_a_description_and_escapes_what_is_typed() -> None:
-    box = diface_search.search_widget(small_finder(), "bald", number=2)
+    box = searching.search_widget(small_finder(), "bald", number=2)
     assert shown(box)[0] == "read as: bald" and len(shown(box)[1]) == 2
     assert "person 703" in box.children[2].value
     box.children[0].children[0].value = "<b>bold</b> hair"

@@ -12,12 +12,22 @@ import pytest
 from diface_world import crowd
 from facetransport.companion import profiles
 from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import diface as experiment
+from facetransport.companion.experiments import diface_study as study
+from facetransport.companion.experiments.diface import load_baseline
+from facetransport.companion.experiments.diface_study import (
+    load_study,
+    matches,
+    recipes,
+    study_recipe,
+    study_recipes,
+    verification,
+)
 from facetransport.companion.profiles import Profile
+from facetransport.evaluation import described
+from facetransport.evaluation.described import Faces
 from facetransport.evaluation.descriptions import Match, cosine_match, draw_pairs
-from facetransport.papers import diface, diface_study
-from facetransport.papers.diface import Faces
-from facetransport.papers.diface_baselines import Bayes, load_baseline
-from facetransport.papers.diface_study import load_study, matches, recipes, study_recipe, study_recipes, verification
+from facetransport.evaluation.matchers import Bayes
 from facetransport.world.captions import Describer
 
 # -------------------------------------------------------------------------------------------------------- protocols
@@ -91,7 +101,7 @@ def test_each_set_has_captions_and_pairs_of_its_own(smoke: Profile) -> None:
 
     found = matches(Asked(), faces, describer, range(3), unseen=True)
     assert [(seed, unseen) for _, seed, unseen in asked] == [(0, True), (1, True), (2, True)]
-    assert all(np.array_equal(said, diface.captions_of(faces, describer, s)) for said, s, _ in asked)
+    assert all(np.array_equal(said, described.captions_of(faces, describer, s)) for said, s, _ in asked)
     evaluation = replace(smoke.evaluation, pairs=60, pair_sets=3)
     sets = verification(found[:1], found, (faces, faces), evaluation).sets
     by_hand = []
@@ -124,7 +134,7 @@ LINES = (
 
 @pytest.mark.parametrize("name", LINES)
 def test_a_line_of_the_study_is_measured(smoke: Profile, smoke_store: Store, name: str) -> None:
-    numbers = json.loads((smoke_store.get(study_recipe(smoke, name)) / diface_study.RESULT).read_text())
+    numbers = json.loads((smoke_store.get(study_recipe(smoke, name)) / study.RESULT).read_text())
     assert numbers["n"] == smoke.evaluation.pairs * numbers["sets"]
     for kind in ("random", "hard"):
         for measure in ("accuracy", "eer", "auc"):
@@ -134,15 +144,15 @@ def test_a_line_of_the_study_is_measured(smoke: Profile, smoke_store: Store, nam
 
 @pytest.mark.parametrize("hard", [False, True])
 def test_lines_are_what_their_parts_give(smoke: Profile, smoke_store: Store, hard: bool) -> None:
-    told = diface.describer_of(smoke.diface)
+    told = experiment.describer_of(smoke.diface)
     erring = replace(told, error=0.4)
     parts = {
-        "refinement.trained": (diface.load(smoke, smoke_store), told, False),
-        "errors.0.4.bayes": (Bayes(erring, diface.load_population(smoke, smoke_store), hard=hard), erring, False),
+        "refinement.trained": (experiment.load(smoke, smoke_store), told, False),
+        "errors.0.4.bayes": (Bayes(erring, experiment.load_population(smoke, smoke_store), hard=hard), erring, False),
         "paraphrase.unseen.regression": (load_baseline(smoke, smoke_store, "regression"), told, True),
-        "paraphrase.seen.ours": (diface.load(smoke, smoke_store, diface.ours(smoke.diface)), told, False),
+        "paraphrase.seen.ours": (experiment.load(smoke, smoke_store, experiment.ours(smoke.diface)), told, False),
     }
-    faces = tuple(diface.load_faces(smoke, smoke_store, role) for role in ("val", "gallery"))
+    faces = tuple(experiment.load_faces(smoke, smoke_store, role) for role in ("val", "gallery"))
     for name, (matcher, describer, unseen) in parts.items():
         line = load_study(smoke, smoke_store, name).loc[name]
         asked = zip(faces, (1, int(line["sets"])), strict=True)
@@ -155,7 +165,7 @@ def test_lines_are_what_their_parts_give(smoke: Profile, smoke_store: Store, har
 
 @pytest.mark.parametrize("name", profiles.names())
 def test_lines_of_a_study_differ_in_what_is_varied_only(name: str) -> None:
-    rows, first = diface_study.study(profiles.load(name)), {}
+    rows, first = study.study(profiles.load(name)), {}
     varied = {
         "steps": {"sampling_steps"}, "mentions": {"say_yes"}, "errors": {"error"},
         "denoiser": {"denoiser", "width", "depth"},
@@ -168,20 +178,20 @@ def test_lines_of_a_study_differ_in_what_is_varied_only(name: str) -> None:
         assert changed <= varied.get(topic, {topic}), line
         assert row.refined == (not line.startswith("rough.") and line != "refinement.none")
         assert row.unseen == line.startswith("paraphrase.unseen.")
-    assert set(LINES) <= set(rows) and {row.method for row in rows.values()} == set(diface_study.METHODS)
+    assert set(LINES) <= set(rows) and {row.method for row in rows.values()} == set(study.METHODS)
 
 
 def test_rough_lines_are_the_others_without_refinement(smoke: Profile) -> None:
-    rows = diface_study.study(smoke)
+    rows = study.study(smoke)
     rough = {name.removeprefix("rough."): row for name, row in rows.items() if name.startswith("rough.")}
-    few = {name: row for name, row in rough.items() if row.section.sampling_steps <= diface_study.MOST_STEPS}
+    few = {name: row for name, row in rough.items() if row.section.sampling_steps <= study.MOST_STEPS}
     assert few and all(rows[name] == replace(row, refined=True) for name, row in few.items())
     assert set(rough) - set(few) == {"steps.50"} and "steps.50" not in rows  # no R for so many steps
 
 
 def test_every_line_is_made_once(smoke: Profile) -> None:
     keys = [r.key for r in study_recipes(smoke)]
-    assert len(keys) == len(set(keys)) < len(diface_study.study(smoke))
+    assert len(keys) == len(set(keys)) < len(study.study(smoke))
     as_it_is = {"refinement.trained", "refine_gallery.no", "paraphrase.seen.diface", f"l2.{smoke.diface.l2:g}"}
     assert {study_recipe(smoke, name).key for name in as_it_is} == {keys[0]}
     assert {study_recipe(smoke, name).key for name in LINES} <= set(keys)

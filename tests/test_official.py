@@ -22,7 +22,7 @@ from facetransport.diffusion.official import CALLBACK, Imported, import_unet, im
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.unet import UNet, UNetConfig
 from facetransport.generation import load_model
-from facetransport.training import read_model
+from facetransport.tensors import read_model
 from test_unet import REFERENCE, official
 
 State = dict[str, Tensor]

@@ -1,30 +1,39 @@
+"""Training a recogniser on the one loop, its files, and the artefact of a profile."""
+
 from __future__ import annotations
 
 import csv
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from facetransport.companion.experiments import recognisers
 from facetransport.companion.profiles import RecogniserTraining
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation import benchmark, protocols
-from facetransport.recognition import training
-from facetransport.recognition.iresnet import IResNetRecogniser
-from facetransport.recognition.training import State, batch_rows, learning_rate, load_model, save_model, train
-from facetransport.tensors import compact, expanded
+from facetransport.recognition.augmentation import Augment
+from facetransport.recognition.iresnet import IResNet, IResNetRecogniser
+from facetransport.recognition.training import (
+    Learner,
+    digest_of,
+    load_network,
+    prepare,
+    published,
+    recogniser_loss,
+    save_network,
+)
+from facetransport.training import State, lr_at, train
 
 CONFIG = RecogniserTraining(
     size=28, layers=(1, 1, 1, 1), widths=(8, 8, 16, 16), strides=(2, 2, 2, 2, 1), embedding=16, dropout=0.1,
@@ -47,102 +56,93 @@ def faces() -> FaceSet:
     return some_people()
 
 
-def weights(state: State) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in training.checkpoint_tensors(state).items()}
+def learner(faces: FaceSet, config: RecogniserTraining = CONFIG) -> Learner:
+    shape, head = recognisers.network_config(config), recognisers.head_config(config)
+    return Learner.drawn(shape, head, len(np.unique(faces.identity)), config.seed)
 
 
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
+def run(faces: FaceSet, config: RecogniserTraining = CONFIG, **options: Any) -> Iterator[State]:
+    augment = Augment(config.randaugment) if config.augment else None
+    loss, how = recogniser_loss(faces, config.size, augment), recognisers.training_config(config)
+    return train(learner(faces, config), loss, len(faces), how, identity={"data": digest_of(faces)}, **options)
+
+
+def network(state: State) -> IResNet:
+    assert isinstance(state.model, Learner)
+    return state.model.network
 
 
 @pytest.mark.parametrize("head", ["cosface", "arcface", "adaface"])
-def test_learns(faces, head):
+def test_learns(faces: FaceSet, head: str) -> None:
     config = replace(CONFIG, head=head, steps=60, augment=False, margin=0.1, dropout=0.0)
-    losses = [state.loss for state in train(faces, config)]
+    losses = [float(state.loss) for state in run(faces, config)]
     assert len(losses) == 60 and np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
 
-def test_yields_after_every_step_and_counts(faces):
-    seen = [(s.step, s.lr, s.accuracy) for s in train(faces, CONFIG)]
-    assert [s[0] for s in seen] == list(range(1, 21))
-    assert all(0 <= s[2] <= 1 for s in seen) and max(s[1] for s in seen) == pytest.approx(0.1)
+def test_the_step_is_margin_softmax_by_sgd(faces: FaceSet) -> None:
+    """One step by hand: cross-entropy of the head's logits, weight decay, the cycle's first rate."""
+    config = replace(CONFIG, augment=False, dropout=0.0, batch=48)
+    state, ours = next(run(faces, config)), learner(faces, config).train()
+    labels = torch.from_numpy(np.unique(faces.identity, return_inverse=True)[1])
+    loss = torch.nn.functional.cross_entropy(ours.head(ours.network(prepare(faces.tensor(), 28, None)), labels), labels)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(ours.parameters(), 5.0)
+    assert float(state.loss) == pytest.approx(float(loss.detach()), rel=1e-4)
+    weight = ours.head.weight.detach()
+    expected = weight - config.lr / 25 * (ours.head.weight.grad + config.weight_decay * weight)
+    assert isinstance(state.model, Learner)
+    torch.testing.assert_close(state.model.head.weight.detach(), expected, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_ten_and_ten_steps_are_twenty(faces, tmp_path: Path, bf16):
-    config = replace(CONFIG, bf16=bf16)
-    whole = weights(list(train(faces, config))[-1])
+def test_accuracy_is_told_beside_the_loss(faces: FaceSet) -> None:
+    seen = [(s.lr, float(s.named["accuracy"])) for s in run(faces)]
+    assert all(0 <= accuracy <= 1 for _, accuracy in seen) and max(lr for lr, _ in seen) == pytest.approx(0.1)
+
+
+def test_ten_and_ten_steps_are_twenty_with_augmentation_and_dropout(faces: FaceSet, tmp_path: Path) -> None:
+    whole = list(run(faces))[-1].model.state_dict()
     checkpoint = tmp_path / "checkpoint.safetensors"
-    list(islice(train(faces, config, checkpoint=checkpoint, every=10), 13))  # stops at 13, saved at 10
+    list(islice(run(faces, checkpoint=checkpoint, every=10), 13))  # stops at 13, saved at 10
     torch.manual_seed(12345)  # ambient randomness must not matter
-    resumed = train(faces, config, checkpoint=checkpoint, every=10)
-    first = next(resumed)
-    assert first.step == 11
-    assert_same(weights(list(resumed)[-1]), whole)
+    resumed = list(run(faces, checkpoint=checkpoint, every=10))
+    assert resumed[0].step == 11
+    assert all(torch.equal(v, whole[n]) for n, v in resumed[-1].model.state_dict().items())
 
 
-def test_the_caller_may_draw_random_numbers(faces):
-    plain = weights(list(train(faces, CONFIG))[-1])
-    for state in train(faces, CONFIG):
-        torch.rand(3)
-        state.model.eval()
-    assert_same(weights(state), plain)
+def test_augmentation_is_used(faces: FaceSet) -> None:
+    plain = next(run(faces, replace(CONFIG, augment=False)))
+    assert float(plain.loss) != float(next(run(faces)).loss)
 
 
-def test_ambient_generator_is_left_alone(faces):
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    next(train(faces, CONFIG))
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_killed_training_resumes_bit_for_bit(faces, tmp_path: Path):
-    """A process that dies by SIGKILL between checkpoints; another one finishes its work."""
-    script = (
-        "import sys, pathlib; sys.path[:0] = sys.argv[2:]\n"
-        "import torch; torch.set_num_threads(1)\n"
-        "from test_recognition_training import CONFIG, some_people\n"
-        "from facetransport.recognition.training import train\n"
-        "for state in train(some_people(), CONFIG, checkpoint=pathlib.Path(sys.argv[1]), every=5):\n"
-        "    print(state.step, flush=True)\n"
-        "    if state.step == 13: import time; time.sleep(60)\n"
-    )
+def test_checkpoint_of_another_run_is_refused(faces: FaceSet, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
-    paths = [str(Path(training.__file__).parents[2]), str(Path(__file__).parent)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(checkpoint), *paths], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == "13":
-            break
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert checkpoint.is_file() and not list(tmp_path.glob(".*"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    resumed = list(train(faces, CONFIG, checkpoint=checkpoint, every=5))
-    assert resumed[-1].step == 20 and len(resumed) == 10  # 11 to 20: the checkpoint was that of step 10
-    whole = list(train(faces, CONFIG))[-1]
-    torch.set_num_threads(threads)
-    assert_same(weights(resumed[-1]), weights(whole))
+    list(islice(run(faces, checkpoint=checkpoint, every=5), 6))
+    with pytest.raises(ValueError, match=r"lr: 0.1 there, 0.05 here.*delete it"):
+        next(run(faces, replace(CONFIG, lr=0.05), checkpoint=checkpoint))
+    with pytest.raises(ValueError, match="data: .* there"):
+        next(run(some_people(7), checkpoint=checkpoint))
 
 
-def test_augmentation_given_is_the_one_that_is_used(faces):
-    plain = weights(list(train(faces, replace(CONFIG, augment=False)))[-1])
-    assert_same(weights(list(train(faces, CONFIG, augment=torch.nn.Identity()))[-1]), plain)
+def test_a_loss_that_is_not_finite_stops(faces: FaceSet) -> None:
+    states = run(faces)
+    state = next(states)
+    assert isinstance(state.model, Learner)
+    with torch.no_grad():
+        state.model.head.weight[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="loss is nan at step 2; the weights are those of step 1"):
+        next(states)
 
 
-def test_a_step_is_kept_after_the_caller_has_seen_it(faces, tmp_path: Path):
-    """What the caller did at a step that is in the checkpoint need not be done again."""
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    run = train(faces, CONFIG, checkpoint=checkpoint, every=5)
-    assert [next(run).step for _ in range(5)][-1] == 5 and not checkpoint.exists()
-    assert next(run).step == 6 and checkpoint.exists()
+def test_one_identity_is_refused(faces: FaceSet) -> None:
+    with pytest.raises(ValueError, match="classes"):
+        next(run(faces.select(slice(0, 8))))
+
+
+def test_one_cycle() -> None:
+    rates = [lr_at(s, published(100, 8, 0.2, 0)) for s in range(101)]
+    assert rates[0] == pytest.approx(0.2 / 25) and rates[10] == 0.2 and rates[100] == pytest.approx(0)
+    assert all(np.diff(rates[:11]) > 0) and all(np.diff(rates[10:]) < 0)
+    assert rates[55] == pytest.approx(0.1)
 
 
 def test_folds_are_ten_or_the_people_there_are(faces):
@@ -150,70 +150,31 @@ def test_folds_are_ten_or_the_people_there_are(faces):
     assert benchmark.fold_count(some_people(12, 2)) == 10
 
 
-def test_mirror_images_can_be_judged_too(faces):
-    model = next(train(faces, CONFIG)).model
+def test_mirror_images_can_be_judged_too(faces: FaceSet) -> None:
+    model = network(next(run(faces)))
     both = IResNetRecogniser(model, flip=True)
     vectors = np.concatenate([both.embed(faces.tensor(slice(k, k + 8))).detach() for k in range(0, 48, 8)])
     expected = protocols.verify(vectors, faces.identity, folds=6, bootstrap=0).accuracy.value
     assert benchmark.validate(model, faces, flip=True) == pytest.approx(expected, abs=1e-3)
 
 
-def test_checkpoint_of_another_run_is_refused(faces, tmp_path: Path):
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    list(islice(train(faces, CONFIG, checkpoint=checkpoint, every=5), 6))
-    with pytest.raises(ValueError, match=r"lr: 0.1 there, 0.05 here.*delete it"):
-        next(train(faces, replace(CONFIG, lr=0.05), checkpoint=checkpoint))
-    with pytest.raises(ValueError, match="data: .* there"):
-        next(train(some_people(7), CONFIG, checkpoint=checkpoint))
-
-
-def test_a_loss_that_is_not_finite_stops(faces):
-    run = train(faces, CONFIG)
-    state = next(run)
-    with torch.no_grad():
-        state.head.weight[0, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="step 2: the loss is nan"):
-        next(run)
-
-
-def test_one_identity_is_refused(faces):
-    with pytest.raises(ValueError, match="at least 2 identities"):
-        next(train(faces.select(slice(0, 8)), CONFIG))
-
-
-def test_one_cycle():
-    rates = [learning_rate(s, 100, 0.2) for s in range(101)]
-    assert rates[0] == pytest.approx(0.2 / 25) and rates[10] == 0.2 and rates[100] == pytest.approx(0)
-    assert all(np.diff(rates[:11]) > 0) and all(np.diff(rates[10:]) < 0)
-    assert rates[55] == pytest.approx(0.1)
-
-
-def test_an_epoch_meets_every_image_once():
-    rows = np.concatenate([batch_rows(s, 48, 16, seed=0) for s in range(3)])
-    assert sorted(rows) == list(range(48))
-    assert not np.array_equal(batch_rows(0, 48, 16, 0), batch_rows(3, 48, 16, 0))
-    assert len(batch_rows(5, 10, 16, 0)) == 10  # fewer images than a batch
-
-
-def test_model_file_describes_itself(faces, tmp_path: Path):
-    state = next(train(faces, CONFIG))
-    save_model(tmp_path / "model.safetensors", state.model, step=1, metrics={"val_accuracy": 0.5})
-    loaded = load_model(tmp_path / "model.safetensors")
-    assert loaded.config == state.model.config and not loaded.training
+def test_model_file_describes_itself(faces: FaceSet, tmp_path: Path) -> None:
+    model = network(next(run(faces)))
+    save_network(tmp_path / "model.safetensors", model, step=1, metrics={"val_accuracy": 0.5})
+    loaded = load_network(tmp_path / "model.safetensors")
+    assert loaded.config == model.config and not loaded.training
     images = faces.tensor(slice(0, 4))
-    torch.testing.assert_close(IResNetRecogniser(loaded).embed(images), IResNetRecogniser(state.model).embed(images))
+    torch.testing.assert_close(IResNetRecogniser(loaded).embed(images), IResNetRecogniser(model).embed(images))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["metrics"]) == {"val_accuracy": 0.5}
 
 
-def test_unusable_model_files_are_said(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="make train"):
-        load_model(tmp_path / "none.safetensors")
-    from safetensors.torch import save_file
-
+def test_unusable_model_files_are_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such model file"):
+        load_network(tmp_path / "none.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no 'config' in its metadata"):
-        load_model(tmp_path / "other.safetensors")
+        load_network(tmp_path / "other.safetensors")
 
 
 def test_artefact_of_a_profile(smoke, smoke_store):
@@ -231,25 +192,27 @@ def test_artefact_of_a_profile(smoke, smoke_store):
         recognisers.recipe(smoke, "other")
 
 
-def test_interrupted_artefact_keeps_its_checkpoint(faces, tmp_path: Path, monkeypatch):
+def test_interrupted_artefact_keeps_its_checkpoint(
+    faces: FaceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     faces.save(tmp_path / "train")
     out = tmp_path / "out"
     out.mkdir()
-    real = training.update
-
-    def dies(state: State, *rest) -> None:
-        if state.step == 12:
-            raise KeyboardInterrupt
-        real(state, *rest)
-
+    upstream = (tmp_path / "train", tmp_path / "train")
     monkeypatch.setattr(recognisers, "CHECKPOINT_EVERY", 5)
-    monkeypatch.setattr(training, "update", dies)
+    monkeypatch.setattr(recognisers.TrainingLog, "write", dies_at(12, recognisers.TrainingLog.write))
     with pytest.raises(KeyboardInterrupt):
-        recognisers._make(CONFIG, out, (tmp_path / "train", tmp_path / "train"))
+        recognisers._make(CONFIG, out, upstream)
     assert [p.name for p in out.glob("*.safetensors")] == ["checkpoint.safetensors"]
-    monkeypatch.setattr(training, "update", real)
-    recognisers._make(CONFIG, out, (tmp_path / "train", tmp_path / "train"))
+    monkeypatch.undo()
+    recognisers._make(CONFIG, out, upstream)
     assert [p.name for p in out.glob("*.safetensors")] == ["model.safetensors"]
-    whole = expanded(compact(list(train(faces, CONFIG))[-1].model.state_dict()))
-    kept = load_model(out / "model.safetensors").state_dict()
-    assert all(torch.equal(v, whole[k].to(v.dtype)) for k, v in kept.items())
+
+
+def dies_at(step: int, real: Any) -> Any:
+    def write(log: Any, state: State, **numbers: float) -> None:
+        if state.step == step:
+            raise KeyboardInterrupt
+        real(log, state, **numbers)
+
+    return write

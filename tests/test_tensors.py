@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from facetransport.tensors import has_bfloat16, mixed_precision
+from facetransport.devices import has_bfloat16, mixed_precision
 
 CPU = torch.device("cpu")
 

@@ -27,7 +27,9 @@ def processes() -> PartialState:
     """accelerate's state: ``process_index``, ``num_processes``, ``is_main_process``, ``wait_for_everyone()``."""
     from accelerate import PartialState
 
-    return PartialState(timeout=PATIENCE) if several() else PartialState()
+    if not several():
+        return PartialState()
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # left alone, it knows no CPU processes
 
 
 @cache

@@ -305,8 +305,8 @@ class Guard:
     def see(self, value: Tensor, what: str, step: int) -> None:
         """Look at a scalar."""
         if self.device.type == "cpu":
-            if not math.isfinite(value):
-                raise _not_finite(f"{what} is {float(value.detach())}", step + 1)
+            if not math.isfinite(found := float(value.detach())):
+                raise _not_finite(f"{what} is {found}", step + 1)
             return
         bad = (~torch.isfinite(value.detach())).float()
         self.first = torch.where(self.bad > 0, self.first, bad * (step + 1))
@@ -390,9 +390,11 @@ def load_checkpoint(path: Path, model: nn.Module, ema: EMA, optimizer: Any, abou
     except RuntimeError as error:
         raise ValueError(f"{path}: written by another network ({error}); delete it to start anew") from None
     moments: dict[int, dict[str, Tensor]] = {}
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in _under("optimizer.", tensors).items():
         i, key = name.split(".", 1)
-        moments.setdefault(int(i), {})[key] = value
+        like = trained[int(i)]  # fused optimizers walk through memory: moments lie as their weights do
+        moments.setdefault(int(i), {})[key] = torch.empty_like(like).copy_(value) if value.ndim else value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(metadata["step"])
 
