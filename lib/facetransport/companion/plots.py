@@ -13,33 +13,26 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, ScalarFormatter
 
 # Okabe and Ito (2008), without yellow, which is too light for lines on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GENUINE, IMPOSTOR = COLOURS[0], COLOURS[1]
 LINES = ("-", "--", "-.", ":")
+MARK = {"color": "black", "linestyle": "--", "linewidth": 1.2}  # a reference
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 _STYLE: dict[Any, Any] = {
+    **sns.axes_style("whitegrid", {"axes.spines.top": False, "axes.spines.right": False, "grid.color": "0.9"}),
+    **sns.plotting_context("notebook", font_scale=0.85),
+    "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own: the same picture on every machine
     "axes.prop_cycle": cycler(color=COLOURS),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
     "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 9,
     "legend.frameon": False,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "lines.linewidth": 1.8,
     "figure.dpi": 100,
     "savefig.bbox": "standard",
     "image.interpolation": "nearest",
@@ -67,6 +60,14 @@ def new(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Figu
     """A figure in the house style with ``columns`` axes beside each other; sizes in inches."""
     figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False, layout="constrained")
     return figure, list(axes[0])
+
+
+def _legend(axes: Axes, title: str = "") -> None:
+    """The legend, beside the axes, where it covers nothing; the figure grows by what it takes."""
+    axes.get_legend() or axes.legend()
+    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title=title, alignment="left")
+    figure, shown = axes.figure.get_figure(root=True), axes.get_legend()
+    figure.set_figwidth(figure.get_figwidth() + shown.get_window_extent().width / figure.dpi)
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -183,61 +184,83 @@ def _check_labels(name: str, labels: Sequence[str], count: int) -> None:
 # ---------------------------------------------------------------------------------------------------- verification
 
 
-@_styled
 def score_histograms(
     genuine: np.ndarray, impostor: np.ndarray, threshold: float | None = None, title: str = ""
 ) -> Figure:
     """Densities of two sets of comparison scores (any shape; higher = more alike), and where the decision falls."""
-    genuine, impostor = _scores("genuine", genuine), _scores("impostor", impostor)
+    groups = {"different people": impostor, "same person": genuine}
+    return histograms(groups, title, "cosine similarity", threshold)
+
+
+@_styled
+def histograms(
+    groups: Mapping[str, np.ndarray], title: str = "", xlabel: str = "", threshold: float | None = None
+) -> Figure:
+    """Densities over common bins. groups: ``{label: numbers}``, any shape. threshold: where a dashed line stands."""
+    numbers = {f"{label} ({np.size(x):,})": _finite(label, x) for label, x in groups.items()}
+    bins = int(np.clip(min(map(len, numbers.values())) ** 0.5, 10, 60))
     figure, (axes,) = new()
-    bins = np.linspace(min(genuine.min(), impostor.min()), max(genuine.max(), impostor.max()) + 1e-9, 60).tolist()
-    for scores, label, colour in ((impostor, "different people", IMPOSTOR), (genuine, "same person", GENUINE)):
-        axes.hist(scores, bins, density=True, alpha=0.55, color=colour, label=f"{label} ({len(scores):,} pairs)")
+    palette = [IMPOSTOR, GENUINE, *COLOURS[2:]][: len(numbers)]
+    look = {"palette": palette, "alpha": 0.5, "linewidth": 0.3}
+    sns.histplot(numbers, bins=bins, stat="density", common_norm=False, ax=axes, **look)
     if threshold is not None:
-        axes.axvline(threshold, color="black", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.3f}")
-    axes.set(xlabel="cosine similarity", ylabel="density", title=title)
-    axes.margins(y=0.3)  # room for the legend
-    axes.legend()
+        axes.axvline(threshold, **MARK)
+    axes.set(xlabel=xlabel, ylabel="density", title=title)
+    _legend(axes, "" if threshold is None else f"dashed: {threshold:.3f}")
     return figure
 
 
-def _scores(name: str, scores: np.ndarray) -> np.ndarray:
-    scores = np.asarray(scores, dtype=np.float64).ravel()
-    if not scores.size or not np.isfinite(scores).all():
-        raise ValueError(f"{name}: expected at least one score, all finite; got {scores.size} scores")
-    return scores
+def _finite(name: str, numbers: np.ndarray) -> np.ndarray:
+    numbers = np.asarray(numbers, dtype=np.float64).ravel()
+    if not numbers.size or not np.isfinite(numbers).all():
+        raise ValueError(f"{name}: expected at least one number, all finite; got {numbers.size} numbers")
+    return numbers
 
 
 @_styled
 def roc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "", lowest: float = 1e-4) -> Figure:
     """``{label: (false match rate, true match rate)}``; fractions; the x axis is logarithmic from ``lowest``."""
-    figure, (axes,) = new()
-    for i, (label, (false, true)) in enumerate(curves.items()):
-        axes.plot(np.maximum(false, lowest), true, LINES[i % len(LINES)], label=label, drawstyle="steps-post")
-    axes.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02), title=title)
-    axes.set(xlabel="false match rate", ylabel="true match rate")
-    axes.legend()
+    lines = {label: (np.maximum(false, lowest), true) for label, (false, true) in curves.items()}
+    figure = _curves(lines, drawstyle="steps-post")
+    figure.axes[0].set(xscale="log", xlim=(lowest, 1), title=title, xlabel="false match rate", ylabel="true match rate")
     return figure
 
 
 @_styled
 def cmc_curves(curves: Mapping[str, np.ndarray], title: str = "", logx: bool = False) -> Figure:
     """``{label: (R,) identification rate at rank 1..R}``, as fractions. logx: for large galleries."""
-    figure, (axes,) = new()
-    for i, (label, rates) in enumerate(curves.items()):
-        axes.plot(np.arange(1, len(rates) + 1), rates, LINES[i % len(LINES)], label=label)
-    axes.set(xlabel="rank", ylabel="identified within rank", ylim=(0, 1.02), title=title)
+    figure = _curves({label: (np.arange(1, len(rates) + 1), rates) for label, rates in curves.items()})
+    axes = figure.axes[0]
+    axes.set(xlabel="rank", ylabel="identified within rank", title=title)
+    axes.locator_params(axis="x", integer=True)
     if logx:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.legend()
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:.0%}")
     return figure
 
 
-# --------------------------------------------------------------------------------------------------------- numbers
+def _curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], **look: Any) -> Figure:
+    figure, (axes,) = new()
+    for i, (label, (x, y)) in enumerate(curves.items()):
+        axes.plot(x, y, LINES[i % len(LINES)], label=label, **look)
+    axes.set_ylim(0, 1.02)
+    _legend(axes)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------- intervals
+
+# seaborn takes intervals from observations: here value, low and high are three of them, their range is the interval
+_INTERVAL: dict[str, Any] = {"estimator": lambda three: three.iloc[0], "errorbar": ("pi", 100)}
+
+
+def _observations(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Columns ``keys`` and ``number``; for each row of the frame its value, then its low and its high where there are."""
+    if frame.empty or frame["value"].isna().any() or frame.duplicated(keys).any():
+        raise ValueError(f"frame: expected rows, each with a number in 'value', of distinct {keys}; got\n{frame}")
+    ends = [column for column in ("value", "low", "high") if column in frame]
+    return frame.melt(keys, ends, value_name="number").dropna(subset="number")
 
 
 @_styled
@@ -254,34 +277,19 @@ def interval_bars(
     frame: columns ``name``, ``value``, and ``low``, ``high`` where there is an interval (as ``results.read`` gives).
     reference: a vertical line to compare with. limits: of the x axis. digits: decimals of the printed numbers.
     """
-    if frame.empty or frame["value"].isna().any():
-        raise ValueError("frame: expected at least one row and a number in each 'value', got an empty frame or a gap")
+    long = _observations(frame, ["name"])
     figure, (axes,) = new(height=0.45 * len(frame) + 1.3)
-    places, values = np.arange(len(frame)), frame["value"].to_numpy(float)
-    axes.barh(places, values, color=COLOURS[0], alpha=0.75, xerr=_errors(frame, values), ecolor="black", capsize=3)
-    ends = frame["high"].fillna(frame["value"]).to_numpy(float) if "high" in frame else values
-    for place, number, end in zip(places, values, ends, strict=True):
-        _number(axes, f"{number:.{digits}f}", float(max(end, number)), float(place))
-    if reference is not None:
-        axes.axvline(reference, color="black", linestyle="--", linewidth=1.2)
-    axes.set_yticks(places, labels=list(frame["name"]))
-    axes.set(xlabel=xlabel, title=title, xlim=limits)
-    axes.margins(x=0.18)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    return figure
-
-
-def _number(axes: Axes, text: str, x: float, y: float) -> None:
+    look = {"alpha": 0.75, "capsize": 0.2, "err_kws": {"color": "black", "linewidth": 1.5}}
+    sns.barplot(long, x="number", y="name", orient="y", ax=axes, **_INTERVAL, **look)
     plate = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # readable across a reference line
-    axes.annotate(text, (x, y), (6, 0), textcoords="offset points", va="center", size=9, bbox=plate)
-
-
-def _errors(frame: pd.DataFrame, values: np.ndarray) -> np.ndarray | None:
-    if "low" not in frame or frame["low"].isna().all():
-        return None
-    low, high = frame["low"].to_numpy(float), frame["high"].to_numpy(float)
-    return np.nan_to_num(np.maximum(0, [values - low, high - values]))
+    for place, (value, end) in enumerate(zip(frame["value"], long.groupby("name", sort=False)["number"].max())):
+        text = f"{value:.{digits}f}"
+        axes.annotate(text, (end, place), (6, 0), textcoords="offset points", va="center", size=9, bbox=plate)
+    if reference is not None:
+        axes.axvline(reference, **MARK)
+    axes.margins(x=0.18)  # room for the numbers
+    axes.set(xlabel=xlabel, ylabel="", title=title, xlim=limits)
+    return figure
 
 
 @_styled
@@ -293,21 +301,67 @@ def line_with_band(
     xlabel: str = "",
     ylabel: str = "",
     logx: bool = False,
+    reference: float | None = None,
 ) -> Figure:
-    """Lines of ``value`` over ``x`` with a band from ``low`` to ``high``, one line per group of ``by``."""
+    """Lines of ``value`` over ``x`` with a band from ``low`` to ``high`` where there is, one line per group of ``by``.
+
+    reference: a horizontal line to compare with.
+    """
+    long = _observations(frame, [x] if by is None else [x, by]).sort_values(x, kind="stable")
     figure, (axes,) = new()
-    groups = [(None, frame)] if by is None else list(frame.groupby(by, sort=False))
-    for i, (label, group) in enumerate(groups):
-        group = group.sort_values(x)
-        axes.plot(group[x], group["value"], LINES[i % len(LINES)], marker="o", markersize=4, label=label)
-        if "low" in group:
-            low, high = group["low"].to_numpy(float), group["high"].to_numpy(float)
-            axes.fill_between(group[x], low, high, color=COLOURS[i % len(COLOURS)], alpha=0.2, linewidth=0)
+    group = {"marker": "o"} if by is None else {"hue": by, "style": by, "markers": frame[x].nunique() <= 30}
+    sns.lineplot(long, x=x, y="number", ax=axes, sort=False, err_kws={"linewidth": 0}, **group, **_INTERVAL)
+    if reference is not None:
+        axes.axhline(reference, **MARK)
     axes.set(xlabel=xlabel or x, ylabel=ylabel, title=title)
     if logx:
         axes.set_xscale("log")
         axes.set_xticks(sorted(frame[x].unique()), labels=[f"{n:g}" for n in sorted(frame[x].unique())])
-        axes.xaxis.set_minor_locator(NullLocator())
+        axes.minorticks_off()
     if by is not None:
-        axes.legend(title=by)
+        _legend(axes, by)
     return figure
+
+
+# --------------------------------------------------------------------------------------------------- distributions
+
+
+@_styled
+def distributions(
+    frame: pd.DataFrame, x: str, by: str, halves: str | None = None, title: str = "", xlabel: str = ""
+) -> Figure:
+    """One violin of ``x`` per group of ``by``, with its quartiles. halves: a column of two groups to compare in each."""
+    _finite(x, frame[x])
+    figure, (axes,) = new(height=0.8 * frame[by].nunique() + 1.3)
+    look = {"split": halves is not None, "inner": "quart", "cut": 0, "density_norm": "width", "linewidth": 1}
+    sns.violinplot(frame, x=x, y=by, hue=halves or by, orient="y", ax=axes, **look)
+    axes.set(xlabel=xlabel or x, ylabel="", title=title)
+    if halves:
+        _legend(axes)
+    return figure
+
+
+@_styled
+def heat_map(frame: pd.DataFrame, title: str = "", label: str = "", digits: int | None = None) -> Figure:
+    """A matrix in colours, white at zero. label: of the colours. digits: decimals of numbers in the cells; None: none."""
+    _finite("frame", frame.to_numpy())
+    cell = 0.22 if digits is None else 0.5
+    figure, (axes,) = new(3 + cell * frame.shape[1], 2 + cell * frame.shape[0])
+    look = {"annot": digits is not None, "fmt": f".{digits}f", "cbar_kws": {"label": label, "shrink": 0.6}}
+    every = {"xticklabels": True, "yticklabels": True}
+    sns.heatmap(frame, cmap="vlag", center=0, square=True, linewidths=0.5, ax=axes, **look, **every)
+    axes.set(title=title, xlabel="", ylabel="")
+    axes.tick_params("x", rotation=90)
+    axes.tick_params("y", rotation=0)
+    return figure
+
+
+@_styled
+def pair_plot(frame: pd.DataFrame, hue: str | None = None, title: str = "") -> Figure:
+    """Every numeric column against every other, and its histogram; columns' names are the labels."""
+    grid = sns.pairplot(frame, hue=hue, corner=True, diag_kind="hist", height=2.2, plot_kws={"s": 12, "alpha": 0.6})
+    grid.figure.set_layout_engine("constrained")
+    grid.figure.suptitle(title, x=0.01, ha="left", size=plt.rcParams["axes.titlesize"])
+    if hue:
+        sns.move_legend(grid, "upper right", bbox_to_anchor=(0.98, 0.95))  # where a corner plot is empty
+    return grid.figure
