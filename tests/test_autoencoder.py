@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import autoencoder as stages
+from facetransport.companion.experiments import idiff_face as experiment
 from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.autoencoder import Autoencoder, CodeConfig, KLCode, LossWeights
-from facetransport.papers import idiff_face
 from facetransport.training import TrainingConfig
 
 CONFIG = TrainingConfig(steps=60, batch=8, lr=2e-3, seed=1, warmup=5, ema=0.9)
@@ -167,10 +168,10 @@ def test_vq_code_of_the_papers_has_the_ldm_configuration() -> None:
 
 
 def test_smoke_recipe_builds_all_stages(smoke: Profile, smoke_store: Store) -> None:
-    autoencoder = codes.load_autoencoder(smoke, smoke_store)
+    autoencoder = stages.load_autoencoder(smoke, smoke_store)
     assert autoencoder.latent_shape(smoke.rendered.size) == (4, 4, 4)
     for recipe, steps in zip(
-        codes.recipes(smoke), (smoke.autoencoder.identity_steps, smoke.decoder.steps), strict=True
+        stages.recipes(smoke), (smoke.autoencoder.identity_steps, smoke.decoder.steps), strict=True
     ):
         log = (smoke_store.get(recipe) / "log.csv").read_text().splitlines()
         assert len(log) == 1 + steps
@@ -178,18 +179,18 @@ def test_smoke_recipe_builds_all_stages(smoke: Profile, smoke_store: Store) -> N
 
 def test_without_identity_steps_the_pixel_stage_is_the_code(smoke: Profile) -> None:
     plain = replace(smoke, autoencoder=replace(smoke.autoencoder, identity_steps=0))
-    assert codes.code_recipe(plain).stage == "autoencoder.pixels"
-    assert codes.code_recipe(smoke).upstream[0].key == codes.code_recipe(plain).key
+    assert stages.code_recipe(plain).stage == "autoencoder.pixels"
+    assert stages.code_recipe(smoke).upstream[0].key == stages.code_recipe(plain).key
 
 
 def test_without_steps_the_code_keeps_its_decoder(smoke: Profile) -> None:
     plain = replace(smoke, decoder=replace(smoke.decoder, steps=0))
-    assert [recipe.stage for recipe in codes.recipes(plain)] == ["autoencoder"]
+    assert [recipe.stage for recipe in stages.recipes(plain)] == ["autoencoder"]
 
 
 def test_a_later_decoder_leaves_the_codes_as_they_are(smoke: Profile, smoke_store: Store) -> None:
-    before = codes.load(smoke_store.get(codes.code_recipe(smoke)) / codes.MODEL)
-    after, images = codes.load_autoencoder(smoke, smoke_store), blobs(5, smoke.rendered.size).tensor()
+    before = codes.load(smoke_store.get(stages.code_recipe(smoke)) / stages.MODEL)
+    after, images = stages.load_autoencoder(smoke, smoke_store), blobs(5, smoke.rendered.size).tensor()
     latents = after.encode(images)
     assert torch.equal(latents, before.encode(images))
     assert after.config == replace(before.config, residuals=smoke.decoder.residuals)
@@ -199,9 +200,9 @@ def test_a_later_decoder_leaves_the_codes_as_they_are(smoke: Profile, smoke_stor
 def test_networks_are_trained_on_codes_whatever_decodes_them(smoke: Profile) -> None:
     """A better decoder costs no denoiser and no contexts, but every set that was decoded."""
     other = replace(smoke, decoder=replace(smoke.decoder, steps=smoke.decoder.steps + 1))
-    assert [r.key for r in idiff_face.recipes(other)] == [r.key for r in idiff_face.recipes(smoke)]
+    assert [r.key for r in experiment.recipes(other)] == [r.key for r in experiment.recipes(smoke)]
     for kind in ("uniform", "two_stage"):
-        assert idiff_face.dataset_recipe(other, kind).key != idiff_face.dataset_recipe(smoke, kind).key
+        assert experiment.dataset_recipe(other, kind).key != experiment.dataset_recipe(smoke, kind).key
 
 
 def test_only_the_new_decoder_learns() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import synthetic_recognition
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation import benchmark
 from facetransport.evaluation.benchmark import Result, load_curve, load_result, train_and_test
@@ -164,7 +165,7 @@ def test_bad_input_is_refused_before_training(tmp_path: Path) -> None:
 def test_artefact_of_a_profile(smoke, smoke_store: Store, tmp_path: Path) -> None:
     """A recipe on any FaceSet, tested on rendered people and on photographs."""
     faces = Recipe("some_faces", {}, lambda out, _: some_people().save(out))
-    make = lambda **changes: benchmark.recipe(  # noqa: E731
+    make = lambda **changes: synthetic_recognition.run_recipe(  # noqa: E731
         smoke, **{"faces": faces, "name": "cpd25.uniform", "augmentation": "flip", "lr": 0.05, "seed": 0, **changes}
     )
     store = Store(tmp_path, shipped=(smoke_store.root, *smoke_store.shipped))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from facetransport.companion import artifacts, cli, profiles, results
+from facetransport.companion import artifacts, cli, experiments, profiles, results
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
@@ -46,7 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv(artifacts.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv(results.VARIABLE, str(tmp_path / "figures"))
     for name in ("data_recipes", "network_recipes", "experiment_recipes"):
-        monkeypatch.setattr(cli, name, small_recipes if name == "network_recipes" else lambda profile: [])
+        monkeypatch.setattr(experiments, name, small_recipes if name == "network_recipes" else lambda profile: [])
     monkeypatch.setattr(artifacts, "WEIGHTS", tmp_path / "weights")
     return tmp_path
 
@@ -181,7 +181,7 @@ def test_shipping_drops_weights_of_older_recipes_only(small: Path, monkeypatch: 
     assert len(old) == 2
 
     changed = {"smoke": 99}  # another width: the first recipe's key changes, and with it the second's
-    monkeypatch.setattr(cli, "network_recipes", lambda p: small_recipes(widened(p, changed.get(p.name))))
+    monkeypatch.setattr(experiments, "network_recipes", lambda p: small_recipes(widened(p, changed.get(p.name))))
     assert cli.main(["train", "--profile", "smoke", "--ship"]) == 0
     new = list((small / "weights").glob("*/*"))
     assert len(new) == 2 and not set(old) & set(new)
@@ -322,7 +322,7 @@ def test_a_profile_of_ones_own_is_a_path_from_anywhere(small: Path, monkeypatch:
     mine = (profiles.FOLDER / "smoke.yaml").read_text().replace("world_seed: ", "world_seed: 7")
     (small / "mine.yaml").write_text(mine)
     monkeypatch.chdir(small)
-    look = "from facetransport import profiles; print(profiles.resolve(profile).rendered.world_seed)"
+    look = "from facetransport.companion import profiles; print(profiles.resolve(profile).rendered.world_seed)"
     path = notebook(small, 'profile = "laptop"', look)
     assert subprocess.run([*EXECUTE, str(path), "--profile", "mine.yaml"], timeout=120).returncode == 0
     book = nbformat.read(small / "figures" / "mine" / "notebooks" / "01_test.ipynb", as_version=4)

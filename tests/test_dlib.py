@@ -4,13 +4,14 @@ import dlib
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
+from facetransport.companion.experiments import recognisers
 from facetransport.data import orl
 from facetransport.data.detection import model_file
 from facetransport.data.faceset import FaceSet
+from facetransport.recognition import dlib as module
 from facetransport.recognition import dlib_network
-from facetransport.recognition.dlib import DlibRecogniser, fit_centre, make, recipe
+from facetransport.recognition.dlib import DlibRecogniser, fit_centre
 from facetransport.recognition.recogniser import Recogniser, embed_faceset, is_white_box
 
 
@@ -100,9 +101,9 @@ def test_size_of_the_crop_matters_little(faces, monkeypatch):
 
 def test_artefact_holds_the_statistics(faces, raw, tmp_path, smoke):
     faces.save(tmp_path / "val")
-    make(tmp_path, (tmp_path / "val",))
-    assert recipe(smoke).upstream[0].stage == "rendered.val"
-    loaded = DlibRecogniser(**load_file(tmp_path / "statistics.safetensors"))
+    recognisers._make_dlib(tmp_path, (tmp_path / "val",))
+    assert recognisers.dlib_recipe(smoke).upstream[0].stage == "rendered.val"
+    loaded = module.load(tmp_path / recognisers.STATISTICS)
     np.testing.assert_allclose(loaded.mean, raw.mean(0), atol=1e-5)
     np.testing.assert_allclose(embed_faceset(loaded, faces), DlibRecogniser.fitted(faces).centred(raw), atol=1e-4)
 

@@ -17,21 +17,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from facetransport import generation
+from facetransport.companion import cli
 from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import idiff_face as experiment
+from facetransport.companion.experiments import recognisers, roles, synthetic_recognition
 from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
-from facetransport.diffusion import autoencoder, denoisers
+from facetransport.diffusion import autoencoder, denoisers, sampling
 from facetransport.diffusion.schedule import Schedule
+from facetransport.generation import Model
 from facetransport.papers import idiff_face
-from facetransport.papers.idiff_face import Model
-from facetransport.recognition import training as recognition
 from facetransport.recognition.plda import Plda, within_covariance
-from facetransport.world import rendered
 
 
 @pytest.fixture(scope="module")
 def model(smoke: Profile, smoke_store: Store) -> Model:
-    return idiff_face.load(smoke, smoke_store)
+    return experiment.load(smoke, smoke_store)
 
 
 # --------------------------------------------------------------------------------------------------------- contexts
@@ -51,7 +53,7 @@ def test_uniform_context_of_an_identity_depends_on_seed_and_index_only() -> None
 
 
 def test_two_stage_contexts_are_embeddings_of_drawn_faces(model: Model, smoke: Profile, smoke_store: Store) -> None:
-    recogniser = recognition.load_reference(smoke, smoke_store)
+    recogniser = recognisers.load_reference(smoke, smoke_store)
     y = idiff_face.two_stage_contexts(model, recogniser, 3, seed=0, solver="ddim", steps=2)
     assert y.shape == (3, recogniser.dim)
     torch.testing.assert_close(y.norm(dim=1), torch.ones(3))
@@ -63,66 +65,66 @@ def test_two_stage_contexts_are_embeddings_of_drawn_faces(model: Model, smoke: P
 
 def test_images_of_an_identity_depend_on_seed_and_identity_only(model: Model) -> None:
     contexts = idiff_face.uniform_contexts(4, model.context_dim, seed=0)
-    everyone = idiff_face.generate(model, contexts, 3, seed=5, steps=3)
+    everyone = generation.generate(model, contexts, 3, seed=5, steps=3)
     assert everyone.identity.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    alone = idiff_face.generate(model, contexts[2:3], 3, seed=5, steps=3, identities=[2])
+    alone = generation.generate(model, contexts[2:3], 3, seed=5, steps=3, identities=[2])
     assert np.array_equal(everyone.images[6:9], alone.images)
-    more = idiff_face.generate(model, contexts[2:3], 5, seed=5, steps=3, identities=[2])
+    more = generation.generate(model, contexts[2:3], 5, seed=5, steps=3, identities=[2])
     assert np.array_equal(more.images[:3], alone.images)
-    other = idiff_face.generate(model, contexts[2:3], 3, seed=6, steps=3, identities=[2])
+    other = generation.generate(model, contexts[2:3], 3, seed=6, steps=3, identities=[2])
     assert not np.array_equal(other.images, alone.images)
     assert not np.array_equal(alone.images[0], alone.images[1])
 
 
 def test_chunks_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     contexts = idiff_face.uniform_contexts(3, model.context_dim, seed=0)
-    whole = idiff_face.generate(model, contexts, 2, seed=1, steps=2)
-    monkeypatch.setattr(idiff_face, "CHUNK", 4)
-    assert np.array_equal(whole.images, idiff_face.generate(model, contexts, 2, seed=1, steps=2).images)
+    whole = generation.generate(model, contexts, 2, seed=1, steps=2)
+    monkeypatch.setattr(generation, "CHUNK", 4)
+    assert np.array_equal(whole.images, generation.generate(model, contexts, 2, seed=1, steps=2).images)
 
 
 def test_guidance_one_is_the_published_method(model: Model) -> None:
     contexts = idiff_face.uniform_contexts(2, model.context_dim, seed=0)
-    plain = idiff_face.generate(model, contexts, 1, seed=1, steps=2)
-    assert np.array_equal(plain.images, idiff_face.generate(model, contexts, 1, seed=1, steps=2, guidance=1.0).images)
+    plain = generation.generate(model, contexts, 1, seed=1, steps=2)
+    assert np.array_equal(plain.images, generation.generate(model, contexts, 1, seed=1, steps=2, guidance=1.0).images)
     assert not np.array_equal(
-        plain.images, idiff_face.generate(model, contexts, 1, seed=1, steps=2, guidance=8.0).images
+        plain.images, generation.generate(model, contexts, 1, seed=1, steps=2, guidance=8.0).images
     )
 
 
 def test_images_of_a_person_vary_less_at_a_low_temperature(model: Model) -> None:
     contexts = idiff_face.uniform_contexts(1, model.context_dim, seed=0)
-    drawn = [idiff_face.generate(model, contexts, 8, seed=1, steps=2, temperature=t).images for t in (1.0, 0.1)]
+    drawn = [generation.generate(model, contexts, 8, seed=1, steps=2, temperature=t).images for t in (1.0, 0.1)]
     published, cool = (images.astype(float).std(0).mean() for images in drawn)
     assert 0 < cool < 0.5 * published
 
 
 def test_seeds_differ() -> None:
-    seeds = idiff_face.sample_seeds(0, range(50), 20)
+    seeds = sampling.sample_seeds(0, range(50), 20)
     assert len(set(seeds)) == 1000
-    assert idiff_face.sample_seeds(0, [7], 20) == seeds[140:160]
+    assert sampling.sample_seeds(0, [7], 20) == seeds[140:160]
 
 
 def test_contexts_that_training_never_saw_are_refused(model: Model) -> None:
     contexts = idiff_face.uniform_contexts(2, model.context_dim, seed=0)
     with pytest.raises(ValueError, match="unit vectors"):
-        idiff_face.generate(model, 3 * contexts, 1, seed=0)
+        generation.generate(model, 3 * contexts, 1, seed=0)
     with pytest.raises(ValueError, match="unit vectors"):
-        idiff_face.generate(model, contexts * float("nan"), 1, seed=0)
+        generation.generate(model, contexts * float("nan"), 1, seed=0)
     with pytest.raises(ValueError, match=rf"contexts: expected \(n, {model.context_dim}\)"):
-        idiff_face.generate(model, torch.ones(2, 3), 1, seed=0)
+        generation.generate(model, torch.ones(2, 3), 1, seed=0)
     with pytest.raises(ValueError, match="contexts"):
-        idiff_face.generate(model, contexts[:0], 1, seed=0)
+        generation.generate(model, contexts[:0], 1, seed=0)
     with pytest.raises(ValueError, match="identities"):
-        idiff_face.generate(model, contexts, 1, seed=0, identities=[1])
+        generation.generate(model, contexts, 1, seed=0, identities=[1])
 
 
 # ---------------------------------------------------------------------------------------------------------- recipes
 
 
 def test_file_describes_itself(model: Model, smoke: Profile, smoke_store: Store) -> None:
-    path = smoke_store.get(idiff_face.recipe(smoke)) / "model.safetensors"
-    again = idiff_face.load_model(path, model.autoencoder)
+    path = smoke_store.get(experiment.recipe(smoke)) / "model.safetensors"
+    again = generation.load_model(path, model.autoencoder)
     assert again.metadata["step"] == smoke.idiff_face.steps
     assert again.metadata["config"]["cpd"] == 0.25
     assert {"config", "step", "data", "code_version", "metrics"} <= set(again.metadata)
@@ -135,7 +137,7 @@ def test_training_data_hold_mirror_images_with_the_contexts_of_their_originals(
 ) -> None:
     from safetensors.torch import load_file
 
-    data = load_file(smoke_store.get(idiff_face.training_data(smoke)) / "data.safetensors")
+    data = load_file(smoke_store.get(experiment.training_data(smoke)) / "data.safetensors")
     n = smoke.rendered.roles["generator"].identities
     assert len(data["latents"]) == len(data["contexts"]) == 2 * n
     assert torch.equal(data["contexts"][:n], data["contexts"][n:])
@@ -143,29 +145,29 @@ def test_training_data_hold_mirror_images_with_the_contexts_of_their_originals(
 
 
 def test_stages_are_named_by_their_cpd_level(smoke: Profile) -> None:
-    assert idiff_face.recipe(smoke).stage == "idiff_face.cpd25"
-    assert [idiff_face.recipe(smoke, p).stage for p in (0.0, 0.5)] == ["idiff_face.cpd0", "idiff_face.cpd50"]
-    keys = {idiff_face.recipe(smoke, p).key for p in (0.0, 0.25, 0.5)}
+    assert experiment.recipe(smoke).stage == "idiff_face.cpd25"
+    assert [experiment.recipe(smoke, p).stage for p in (0.0, 0.5)] == ["idiff_face.cpd0", "idiff_face.cpd50"]
+    keys = {experiment.recipe(smoke, p).key for p in (0.0, 0.25, 0.5)}
     assert len(keys) == 3
-    assert idiff_face.recipe(smoke, 0.25).key == idiff_face.recipe(smoke).key
+    assert experiment.recipe(smoke, 0.25).key == experiment.recipe(smoke).key
 
 
 def test_weights_shipped_elsewhere_need_no_upstream(smoke: Profile, smoke_store: Store, tmp_path: Path) -> None:
     """A store with only the shipped folder finds the model under the same key and builds nothing."""
     import shutil
 
-    recipe, shipped = idiff_face.recipe(smoke), tmp_path / "shipped"
+    recipe, shipped = experiment.recipe(smoke), tmp_path / "shipped"
     shutil.copytree(smoke_store.get(recipe), shipped / recipe.place)
     store = Store(tmp_path / "cache", shipped=(shipped,))
     assert store.get(recipe) == shipped / recipe.place
-    assert not store.has(idiff_face.recipe(replace(smoke, idiff_face=replace(smoke.idiff_face, seed=99))))
+    assert not store.has(experiment.recipe(replace(smoke, idiff_face=replace(smoke.idiff_face, seed=99))))
 
 
 def test_training_contexts_are_those_of_the_training_data(smoke: Profile, smoke_store: Store) -> None:
     from safetensors.torch import load_file
 
-    data = load_file(smoke_store.get(idiff_face.training_data(smoke)) / "data.safetensors")["contexts"].numpy()
-    known = idiff_face.load_training_contexts(smoke, smoke_store)
+    data = load_file(smoke_store.get(experiment.training_data(smoke)) / "data.safetensors")["contexts"].numpy()
+    known = experiment.load_training_contexts(smoke, smoke_store)
     assert len(known) == smoke.rendered.roles["generator"].identities
     np.testing.assert_allclose(known, data[: len(known)], atol=1e-3)
 
@@ -197,15 +199,15 @@ def untrained_model() -> Model:
 
 def make(folder: Path, identities: int, samples: int = 3, workers: int = 1, seed: int = 5) -> FaceSet:
     contexts = idiff_face.uniform_contexts(identities, 8, seed=0)
-    return idiff_face.generate_into(folder, untrained_model(), contexts, samples, seed, "ddim", 3, 1.0, workers)
+    return generation.generate_into(folder, untrained_model(), contexts, samples, seed, "ddim", 3, 1.0, workers)
 
 
 def test_a_set_is_the_same_in_shards_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make(tmp_path / "whole", 9)
     contexts = idiff_face.uniform_contexts(9, 8, seed=0)
-    assert np.array_equal(whole.images, idiff_face.generate(untrained_model(), contexts, 3, 5, "ddim", 3).images)
+    assert np.array_equal(whole.images, generation.generate(untrained_model(), contexts, 3, 5, "ddim", 3).images)
     assert whole.identity.tolist() == np.arange(9).repeat(3).tolist()
-    monkeypatch.setattr(idiff_face, "CHUNK", 7)  # two identities a shard
+    monkeypatch.setattr(generation, "CHUNK", 7)  # two identities a shard
     sharded = make(tmp_path / "sharded", 9)
     assert np.array_equal(whole.images, sharded.images) and whole.table.equals(sharded.table)
     assert len(np.unique(whole.images.reshape(27, -1), axis=0)) == 27
@@ -221,7 +223,7 @@ def test_a_smaller_set_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
 def test_a_model_that_travelled_to_another_process_draws_the_same() -> None:
     settings = {"samples_per_identity": 2, "seed": 5, "solver": "ddim", "steps": 2}
     part = (4, idiff_face.uniform_contexts(2, 8, seed=0).numpy())
-    here = partial(idiff_face._generate_part, untrained_model(), settings)
+    here = partial(generation._generate_part, untrained_model(), settings)
     there = pickle.loads(pickle.dumps(here))
     assert np.array_equal(here(part).images, there(part).images)
     assert there(part).identity.tolist() == [4, 4, 5, 5]
@@ -243,7 +245,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_idiff_face
-test_idiff_face.idiff_face.CHUNK = 3
+test_idiff_face.generation.CHUNK = 3
 test_idiff_face.make(Path(sys.argv[1]), 40)
 """
 
@@ -259,7 +261,7 @@ def test_a_killed_generation_resumes_to_the_same_set(tmp_path: Path, monkeypatch
     process.wait()
     left = {p: p.read_bytes() for p in killed.glob("shard-*[0-9].npy")}
     assert left and not (killed / "images.npy").exists()
-    monkeypatch.setattr(idiff_face, "CHUNK", 3)
+    monkeypatch.setattr(generation, "CHUNK", 3)
     resumed, whole = make(killed, 40), make(tmp_path / "whole", 40)
     assert np.array_equal(resumed.images, whole.images) and resumed.table.equals(whole.table)
     assert not list(killed.glob("*shard-*"))
@@ -277,12 +279,12 @@ def test_a_folder_holds_one_set(tmp_path: Path) -> None:
 def test_sets_refuse_bad_contexts(tmp_path: Path) -> None:
     contexts = idiff_face.uniform_contexts(3, 8, seed=0)
     with pytest.raises(ValueError, match="n above 0"):
-        idiff_face.generate_into(tmp_path / "set", untrained_model(), contexts[:0], 2, 0)
+        generation.generate_into(tmp_path / "set", untrained_model(), contexts[:0], 2, 0)
     contexts[1, 2] = float("nan")
     with pytest.raises(ValueError, match="unit vectors"):
-        idiff_face.generate_into(tmp_path / "set", untrained_model(), contexts, 2, 0)
+        generation.generate_into(tmp_path / "set", untrained_model(), contexts, 2, 0)
     with pytest.raises(ValueError, match="samples"):
-        idiff_face.generate_into(tmp_path / "set", untrained_model(), contexts[:1], 0, 0)
+        generation.generate_into(tmp_path / "set", untrained_model(), contexts[:1], 0, 0)
     assert not (tmp_path / "set").exists()
 
 
@@ -294,8 +296,8 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.M
         n = len(contexts) * samples_per_identity
         return FaceSet(np.zeros((n, 256, 256, 3), np.uint8), pd.DataFrame({"identity": np.zeros(n, int)}))
 
-    monkeypatch.setattr(idiff_face, "generate", large)
-    monkeypatch.setattr(idiff_face, "CHUNK", 4)
+    monkeypatch.setattr(generation, "generate", large)
+    monkeypatch.setattr(generation, "CHUNK", 4)
     peaks = []
     for identities in (2, 20):
         tracemalloc.start()
@@ -309,139 +311,138 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_variants_have_stages_and_keys_of_their_own(smoke: Profile) -> None:
-    variants = [idiff_face.recipe(smoke, variant=v) for v in smoke.idiff_face_variants]
+    variants = [experiment.recipe(smoke, variant=v) for v in smoke.idiff_face_variants]
     assert [r.stage for r in variants] == [f"idiff_face.{v}" for v in smoke.idiff_face_variants]
-    assert len({r.key for r in variants} | {idiff_face.recipe(smoke).key}) == len(variants) + 1
-    assert idiff_face.recipe(smoke, 0.5, "ca").stage == "idiff_face.ca.cpd50"
-    assert idiff_face.recipe(smoke, 0.25, "ca").key == idiff_face.recipe(smoke, variant="ca").key  # its own level
+    assert len({r.key for r in variants} | {experiment.recipe(smoke).key}) == len(variants) + 1
+    assert experiment.recipe(smoke, 0.5, "ca").stage == "idiff_face.ca.cpd50"
+    assert experiment.recipe(smoke, 0.25, "ca").key == experiment.recipe(smoke, variant="ca").key  # its own level
     own = replace(smoke, idiff_face_variants={"same": smoke.idiff_face})
-    assert idiff_face.recipe(own, variant="same").key == idiff_face.recipe(smoke).key
-    assert idiff_face.recipe(own, 0.5, "same").key == idiff_face.recipe(smoke, 0.5).key
+    assert experiment.recipe(own, variant="same").key == experiment.recipe(smoke).key
+    assert experiment.recipe(own, 0.5, "same").key == experiment.recipe(smoke, 0.5).key
     with pytest.raises(ValueError, match=r"idiff_face_variants \(unconditional, ca, adagn\), got 'film'"):
-        idiff_face.recipe(smoke, variant="film")
+        experiment.recipe(smoke, variant="film")
 
 
 def test_everything_made_once_is_listed_once(smoke: Profile) -> None:
-    stages = [r.stage for r in idiff_face.recipes(smoke)]
-    levels, ways = len(idiff_face.LEVELS), len(idiff_face.conditioned_variants(smoke))
+    stages = [r.stage for r in experiment.recipes(smoke)]
+    levels, ways = len(experiment.LEVELS), len(experiment.conditioned_variants(smoke))
     assert ways == 2 and len(stages) == len(set(stages)) == levels + levels * ways + 3
     assert not {"idiff_face.unconditional", "idiff_face.contexts.plda"} & set(stages)  # not to be shipped
     assert {"idiff_face.cpd0", "idiff_face.ca", "idiff_face.contexts.two_stage"} <= set(stages)
-    bare = [r.stage for r in idiff_face.recipes(replace(smoke, idiff_face_variants={}))]
+    bare = [r.stage for r in experiment.recipes(replace(smoke, idiff_face_variants={}))]
     more = {f"idiff_face.{way}{level}" for way in ("ca", "adagn") for level in ("", ".cpd0", ".cpd50")}
     assert set(stages) - set(bare) == more | {"idiff_face.contexts.two_stage"}
 
 
 @pytest.mark.parametrize("variant", ["ca", "adagn"])
 def test_variants_draw_images(smoke: Profile, smoke_store: Store, variant: str) -> None:
-    model = idiff_face.load(smoke, smoke_store, variant=variant)
+    model = experiment.load(smoke, smoke_store, variant=variant)
     assert model.metadata["config"]["kind"] == f"unet_{variant}"
     contexts = idiff_face.uniform_contexts(2, model.context_dim, seed=0)
-    faces = idiff_face.generate(model, contexts, 2, seed=0, steps=2)
+    faces = generation.generate(model, contexts, 2, seed=0, steps=2)
     assert faces.images.shape == (4, smoke.rendered.size, smoke.rendered.size, 3)
 
 
 def test_an_unconditional_model_never_saw_a_context(smoke: Profile, smoke_store: Store) -> None:
     """Its context projection has had no gradient: the bias is as at the start, up to rounding."""
     section = smoke.idiff_face_variants["unconditional"]
-    model = idiff_face.load(smoke, smoke_store, variant="unconditional")
+    model = experiment.load(smoke, smoke_store, variant="unconditional")
     with torch.random.fork_rng():
         torch.manual_seed(section.seed)
-        fresh = idiff_face._build(model.metadata["config"])
+        fresh = generation.build(model.metadata["config"])
     torch.testing.assert_close(model.denoiser.context_emb.bias, fresh.context_emb.bias, atol=1e-3, rtol=0)
     assert not torch.allclose(model.denoiser.time[0].bias, fresh.time[0].bias, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "matched", "two_stage", "authentic"])
 def test_contexts_of_every_kind_are_unit_vectors(smoke: Profile, smoke_store: Store, kind: str) -> None:
-    most = idiff_face.available(smoke, kind)
-    y = idiff_face.load_contexts(smoke, smoke_store, kind)
+    most = experiment.available(smoke, kind)
+    y = experiment.load_contexts(smoke, smoke_store, kind)
     assert y.shape == (most, smoke.reference.embedding) and y.dtype == torch.float32
     torch.testing.assert_close(y.norm(dim=1), torch.ones(most))
-    assert torch.equal(idiff_face.load_contexts(smoke, smoke_store, kind, 3), y[:3])
+    assert torch.equal(experiment.load_contexts(smoke, smoke_store, kind, 3), y[:3])
     assert len(np.unique(y.numpy(), axis=0)) == most
 
 
 def test_authentic_contexts_are_first_views(smoke: Profile, smoke_store: Store) -> None:
-    faces = rendered.load(smoke, "authentic", smoke_store)
+    faces = roles.load_rendered(smoke, "authentic", smoke_store)
     first = faces.select(np.flatnonzero(faces.table["view"] == 0))
-    wanted = idiff_face.authentic_contexts(recognition.load_reference(smoke, smoke_store), first)
-    torch.testing.assert_close(idiff_face.load_contexts(smoke, smoke_store, "authentic"), wanted)
+    wanted = idiff_face.authentic_contexts(recognisers.load_reference(smoke, smoke_store), first)
+    torch.testing.assert_close(experiment.load_contexts(smoke, smoke_store, "authentic"), wanted)
 
 
 def test_two_stage_rows_do_not_depend_on_their_number(smoke: Profile, smoke_store: Store) -> None:
     fewer = replace(smoke, generation=replace(smoke.generation, identities=4))
-    few, many = (idiff_face.load_contexts(p, smoke_store, "two_stage") for p in (fewer, smoke))
+    few, many = (experiment.load_contexts(p, smoke_store, "two_stage") for p in (fewer, smoke))
     assert len(few) == 8 and len(many) == 16 and torch.equal(few, many[:8])
 
 
 def test_more_contexts_than_there_are_are_refused(smoke: Profile, smoke_store: Store) -> None:
     with pytest.raises(ValueError, match=r"1 to 6 authentic contexts, got 7; raise rendered\.roles\.authentic"):
-        idiff_face.load_contexts(smoke, smoke_store, "authentic", 7)
+        experiment.load_contexts(smoke, smoke_store, "authentic", 7)
     with pytest.raises(ValueError, match=r"1 to 6 authentic"):
-        idiff_face.dataset_recipe(smoke, "authentic")
+        experiment.dataset_recipe(smoke, "authentic")
     with pytest.raises(ValueError, match=r"1 to 16 uniform contexts, got 17; raise 2 x generation\.identities"):
-        idiff_face.dataset_recipe(smoke, "uniform", identities=17)
+        experiment.dataset_recipe(smoke, "uniform", identities=17)
     with pytest.raises(ValueError, match="one of uniform, matched, plda, two_stage, authentic, got 'stylegan'"):
-        idiff_face.contexts_recipe(smoke, "stylegan")
+        experiment.contexts_recipe(smoke, "stylegan")
 
 
 def test_sets_that_cannot_be_made_are_refused(smoke: Profile) -> None:
     with pytest.raises(ValueError, match="unconditional"):
-        idiff_face.dataset_recipe(smoke, "uniform", variant="unconditional")
+        experiment.dataset_recipe(smoke, "uniform", variant="unconditional")
     with pytest.raises(ValueError, match="samples"):
-        idiff_face.dataset_recipe(smoke, "uniform", samples=0)
+        experiment.dataset_recipe(smoke, "uniform", samples=0)
     published = replace(smoke, idiff_face=replace(smoke.idiff_face, context_drop=0.0))
     with pytest.raises(ValueError, match="guidance: 2.0 needs"):
-        idiff_face.dataset_recipe(published, "uniform", guidance=2)
+        experiment.dataset_recipe(published, "uniform", guidance=2)
 
 
 def test_set_of_a_profile(smoke: Profile, smoke_store: Store, model: Model) -> None:
-    recipe = idiff_face.dataset_recipe(smoke, "uniform")
+    recipe = experiment.dataset_recipe(smoke, "uniform")
     faces = FaceSet.load(smoke_store.get(recipe))
-    main, contexts = smoke.generation, idiff_face.load_contexts(smoke, smoke_store, "uniform", 8)
+    main, contexts = smoke.generation, experiment.load_contexts(smoke, smoke_store, "uniform", 8)
     assert len(faces) == main.identities * main.samples
     how = {"solver": smoke.sampling.solver, "steps": smoke.sampling.steps}
     assert main.temperature < 1
-    again = idiff_face.generate(model, contexts[:2], main.samples, main.seed, temperature=main.temperature, **how)
+    again = generation.generate(model, contexts[:2], main.samples, main.seed, temperature=main.temperature, **how)
     assert np.array_equal(faces.images[:8], again.images)
-    published = FaceSet.load(smoke_store.get(idiff_face.dataset_recipe(smoke, "uniform", 2, temperature=1)))
-    again = idiff_face.generate(model, contexts[:2], main.samples, main.seed, **how)
+    published = FaceSet.load(smoke_store.get(experiment.dataset_recipe(smoke, "uniform", 2, temperature=1)))
+    again = generation.generate(model, contexts[:2], main.samples, main.seed, **how)
     assert np.array_equal(published.images, again.images) and not np.array_equal(faces.images[:8], again.images)
     others = [
-        idiff_face.dataset_recipe(smoke, "matched"),
-        idiff_face.dataset_recipe(smoke, "uniform", identities=4),
-        idiff_face.dataset_recipe(smoke, "uniform", guidance=2),
-        idiff_face.dataset_recipe(smoke, "uniform", temperature=1),
-        idiff_face.dataset_recipe(smoke, "uniform", cpd=0.5),
-        idiff_face.dataset_recipe(smoke, "uniform", variant="ca"),
+        experiment.dataset_recipe(smoke, "matched"),
+        experiment.dataset_recipe(smoke, "uniform", identities=4),
+        experiment.dataset_recipe(smoke, "uniform", guidance=2),
+        experiment.dataset_recipe(smoke, "uniform", temperature=1),
+        experiment.dataset_recipe(smoke, "uniform", cpd=0.5),
+        experiment.dataset_recipe(smoke, "uniform", variant="ca"),
     ]
     assert len({recipe.key, *(r.key for r in others)}) == 7
-    assert idiff_face.dataset_recipe(smoke, "uniform", 8, 0.25, None, 1, 4).key == recipe.key
+    assert experiment.dataset_recipe(smoke, "uniform", 8, 0.25, None, 1, 4).key == recipe.key
 
 
 def test_the_command_makes_a_set(
     smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["idiff_face", "--profile", "smoke", "--set", "matched", "--identities", "3", "--samples", "2"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    idiff_face.main()
-    folder = Path(capsys.readouterr().out.strip())
-    assert folder == smoke_store.folder(idiff_face.dataset_recipe(smoke, "matched", 3, samples=2))
+    monkeypatch.setenv("FACETRANSPORT_CACHE", str(smoke_store.root))
+    assert cli.main(["generate", "matched", "--profile", "smoke", "--identities", "3", "--samples", "2"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert folder == smoke_store.folder(experiment.dataset_recipe(smoke, "matched", 3, samples=2))
     assert FaceSet.load(folder).identity.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
-    runs, rows = idiff_face.recognition_runs(smoke), idiff_face.recognition_rows(smoke)
+    runs, rows = synthetic_recognition.recognition_runs(smoke), synthetic_recognition.recognition_rows(smoke)
     assert {row for row, _ in runs} == set(rows) and len({r.key for r in runs.values()}) == len(runs)
     assert runs["plda", 0].upstream[0].key == runs["plda_flip", 1].upstream[0].key
     assert runs["plda_half", 0].upstream[0].config["identities"] * 4 == rows["plda_double"][0].config["identities"]
     main, section = smoke.generation, smoke.synthetic_recognition
-    pilots = idiff_face.pilot_runs(smoke)
+    pilots = synthetic_recognition.pilot_runs(smoke)
     assert {("plda", main.cpd, main.guidance, main.temperature, lr) for lr in section.lrs} <= set(pilots)
     assert pilots["plda", 0.25, 3.0, 1.0, section.training.lr].upstream[0].config["guidance"] == 3
     with pytest.raises(ValueError, match="row: expected one of authentic"):
-        idiff_face.recognition_run(smoke, "casia", 0)
+        synthetic_recognition.recognition_run(smoke, "casia", 0)
 
 
 def test_plda_contexts_vary_within_people_as_told_and_match_the_whole() -> None:
@@ -469,12 +470,12 @@ def test_plda_contexts_depend_on_their_own_place_only() -> None:
 
 
 def test_a_context_for_each_image(smoke: Profile, smoke_store: Store) -> None:
-    model = idiff_face.load(smoke, smoke_store)
+    model = experiment.load(smoke, smoke_store)
     y = idiff_face.uniform_contexts(6, model.context_dim, 0)
-    each = idiff_face.generate(model, y.unflatten(0, (2, 3)), 3, 0, steps=2)
-    shared = idiff_face.generate(model, y[:1], 3, 0, steps=2)
+    each = generation.generate(model, y.unflatten(0, (2, 3)), 3, 0, steps=2)
+    shared = generation.generate(model, y[:1], 3, 0, steps=2)
     assert len(each) == 6 and each.identity.tolist() == [0, 0, 0, 1, 1, 1]
     assert (each.images[0] == shared.images[0]).all()  # the same context, seed, place
     assert (each.images[1] != shared.images[1]).any()
     with pytest.raises(ValueError, match=r"contexts: expected \(n, 32\) or \(n, 2, 32\)"):
-        idiff_face.generate(model, y.unflatten(0, (2, 3)), 2, 0, steps=2)
+        generation.generate(model, y.unflatten(0, (2, 3)), 2, 0, steps=2)

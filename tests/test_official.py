@@ -21,7 +21,7 @@ from facetransport.diffusion.autoencoder import Autoencoder, CodeConfig
 from facetransport.diffusion.official import CALLBACK, Imported, import_unet, import_vq, ldm_name, read_checkpoint
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.unet import UNet, UNetConfig
-from facetransport.papers.idiff_face import load_model
+from facetransport.generation import load_model
 from facetransport.training import read_model
 from test_unet import REFERENCE, official
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from facetransport.companion.experiments import roles
 from facetransport.data import detection, orl
 from facetransport.data.faceset import FaceSet
 from facetransport.data.template import ARCFACE_112, template
@@ -50,13 +50,13 @@ def test_a_mouth_is_not_invented(built):
         _ = built[0].landmarks
 
 
-def test_recipe_caches_and_lists_failures(some, store, monkeypatch):
+def test_recipe_caches_and_lists_failures(some, smoke, store, monkeypatch):
     monkeypatch.setattr(orl, "photographs", lambda: iter(some))
-    faces = orl.load(store, 32)
-    assert faces.images.shape == (9, 32, 32, 3) and orl.failures(store, 32) == ["s33/4"]
+    faces = roles.load_orl(smoke, store)
+    assert faces.images.shape == (9, 32, 32, 3) and roles.orl_failures(smoke, store) == ["s33/4"]
     monkeypatch.setattr(orl, "build", lambda size: pytest.fail("built twice"))
-    np.testing.assert_array_equal(orl.load(store, 32).images, faces.images)
-    assert json.dumps(orl.recipe(32).config) != json.dumps(orl.recipe(64).config)
+    np.testing.assert_array_equal(roles.load_orl(smoke, store).images, faces.images)
+    assert roles.orl_recipe(32).key != roles.orl_recipe(64).key
 
 
 def test_broken_photographs_are_named(tmp_path: Path):

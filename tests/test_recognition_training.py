@@ -17,8 +17,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from facetransport.companion.experiments import recognisers
 from facetransport.companion.profiles import RecogniserTraining
 from facetransport.data.faceset import FaceSet
+from facetransport.evaluation import benchmark, protocols
 from facetransport.recognition import training
 from facetransport.recognition.iresnet import IResNetRecogniser
 from facetransport.recognition.training import State, batch_rows, learning_rate, load_model, save_model, train
@@ -144,16 +146,16 @@ def test_a_step_is_kept_after_the_caller_has_seen_it(faces, tmp_path: Path):
 
 
 def test_folds_are_ten_or_the_people_there_are(faces):
-    assert training.fold_count(faces) == 6
-    assert training.fold_count(some_people(12, 2)) == 10
+    assert benchmark.fold_count(faces) == 6
+    assert benchmark.fold_count(some_people(12, 2)) == 10
 
 
 def test_mirror_images_can_be_judged_too(faces):
     model = next(train(faces, CONFIG)).model
     both = IResNetRecogniser(model, flip=True)
     vectors = np.concatenate([both.embed(faces.tensor(slice(k, k + 8))).detach() for k in range(0, 48, 8)])
-    expected = training.verify(vectors, faces.identity, folds=6, bootstrap=0).accuracy.value
-    assert training.validate(model, faces, flip=True) == pytest.approx(expected, abs=1e-3)
+    expected = protocols.verify(vectors, faces.identity, folds=6, bootstrap=0).accuracy.value
+    assert benchmark.validate(model, faces, flip=True) == pytest.approx(expected, abs=1e-3)
 
 
 def test_checkpoint_of_another_run_is_refused(faces, tmp_path: Path):
@@ -216,17 +218,17 @@ def test_unusable_model_files_are_said(tmp_path: Path):
 
 def test_artefact_of_a_profile(smoke, smoke_store):
     """What `make train` and the notebooks do, at the smoke profile."""
-    recogniser = training.load_reference(smoke, smoke_store)
+    recogniser = recognisers.load_reference(smoke, smoke_store)
     assert recogniser.name == "reference" and recogniser.dim == smoke.reference.embedding
-    folder = smoke_store.get(training.recipe(smoke, "reference"))
+    folder = smoke_store.get(recognisers.recipe(smoke, "reference"))
     assert sorted(p.name for p in folder.iterdir()) == ["log.csv", "manifest.json", "model.safetensors"]
     with (folder / "log.csv").open(encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     assert int(last["step"]) == smoke.reference.steps and 0 <= float(last["val_accuracy"]) <= 1
     assert math.isfinite(float(last["loss"]))
-    assert training.recipe(smoke, "judge").key != training.recipe(smoke, "reference").key
+    assert recognisers.recipe(smoke, "judge").key != recognisers.recipe(smoke, "reference").key
     with pytest.raises(ValueError, match="one of reference, judge, got .other"):
-        training.recipe(smoke, "other")
+        recognisers.recipe(smoke, "other")
 
 
 def test_interrupted_artefact_keeps_its_checkpoint(faces, tmp_path: Path, monkeypatch):
@@ -240,13 +242,13 @@ def test_interrupted_artefact_keeps_its_checkpoint(faces, tmp_path: Path, monkey
             raise KeyboardInterrupt
         real(state, *rest)
 
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 5)
+    monkeypatch.setattr(recognisers, "CHECKPOINT_EVERY", 5)
     monkeypatch.setattr(training, "update", dies)
     with pytest.raises(KeyboardInterrupt):
-        training.make(out, (tmp_path / "train", tmp_path / "train"), CONFIG)
+        recognisers._make(CONFIG, out, (tmp_path / "train", tmp_path / "train"))
     assert [p.name for p in out.glob("*.safetensors")] == ["checkpoint.safetensors"]
     monkeypatch.setattr(training, "update", real)
-    training.make(out, (tmp_path / "train", tmp_path / "train"), CONFIG)
+    recognisers._make(CONFIG, out, (tmp_path / "train", tmp_path / "train"))
     assert [p.name for p in out.glob("*.safetensors")] == ["model.safetensors"]
     whole = expanded(compact(list(train(faces, CONFIG))[-1].model.state_dict()))
     kept = load_model(out / "model.safetensors").state_dict()

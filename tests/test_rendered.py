@@ -14,7 +14,8 @@ import warp as wp
 from insightface.utils.face_align import arcface_dst
 
 from facetransport.companion.artifacts import Store
-from facetransport.companion.profiles import Profile
+from facetransport.companion.experiments import roles
+from facetransport.companion.profiles import ROLES, Profile
 from facetransport.data.faceset import LANDMARKS, FaceSet
 from facetransport.data.template import ARCFACE_112, crop_box, template
 from facetransport.world import captions, people, rendered
@@ -24,7 +25,7 @@ from facetransport.world.rasteriser import Look
 
 @pytest.fixture(scope="module")
 def head_folder(smoke_store: Store) -> Path:
-    return smoke_store.get(rendered.head_recipe())
+    return smoke_store.get(roles.head_recipe())
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +168,8 @@ def test_attributes_need_no_rendering(renderer: rendered.Renderer, head_folder: 
 
 
 def test_attributes_of_a_role_are_those_of_its_table(smoke: Profile, smoke_store: Store, head_folder: Path):
-    table = rendered.load(smoke, "test", smoke_store).table
-    pairs = rendered.role_pairs(rendered.recipe(smoke, "test").config)
+    table = roles.load_rendered(smoke, "test", smoke_store).table
+    pairs = roles.role_pairs(roles.rendered_recipe(smoke, "test").config)
     drawn = rendered.attributes(pairs, head_folder, smoke.rendered.world_seed)
     assert drawn.equals(table[rendered.attribute_names(table)])
 
@@ -180,7 +181,7 @@ def test_another_photograph_differs_in_attributes_of_the_view_only(head_folder: 
 
 
 def test_splits_share_no_person(smoke: Profile, smoke_store: Store, head: Head):
-    sets = {role: rendered.load(smoke, role, smoke_store) for role in rendered.ROLES}
+    sets = {role: roles.load_rendered(smoke, role, smoke_store) for role in ROLES}
     identities = {role: set(faces.identity.tolist()) for role, faces in sets.items()}
     shapes = {
         role: np.stack(
@@ -188,8 +189,8 @@ def test_splits_share_no_person(smoke: Profile, smoke_store: Store, head: Head):
         )
         for role, ids in identities.items()
     }
-    for a in rendered.ROLES:
-        for b in rendered.ROLES:
+    for a in ROLES:
+        for b in ROLES:
             if a < b:
                 assert not identities[a] & identities[b]
                 nearest = np.linalg.norm(shapes[a][:, None] - shapes[b][None], axis=-1).min()
@@ -198,19 +199,19 @@ def test_splits_share_no_person(smoke: Profile, smoke_store: Store, head: Head):
 
 def test_roles_have_the_size_of_the_profile(smoke: Profile, smoke_store: Store):
     for role, size in smoke.rendered.roles.items():
-        faces = rendered.load(smoke, role, smoke_store)
+        faces = roles.load_rendered(smoke, role, smoke_store)
         assert len(faces) == size.identities * size.views
         assert faces.images.shape[1:] == (smoke.rendered.size, smoke.rendered.size, 3)
     with pytest.raises(ValueError, match="role"):
-        rendered.recipe(smoke, "everybody")
+        roles.rendered_recipe(smoke, "everybody")
 
 
 def test_changing_one_knob_changes_the_key(smoke: Profile):
     from dataclasses import replace
 
     other = replace(smoke, rendered=replace(smoke.rendered, world_seed=1))
-    assert rendered.recipe(smoke, "val").key != rendered.recipe(other, "val").key
-    assert rendered.recipe(smoke, "val").key == rendered.recipe(replace(smoke, seed=99), "val").key
+    assert roles.rendered_recipe(smoke, "val").key != roles.rendered_recipe(other, "val").key
+    assert roles.rendered_recipe(smoke, "val").key == roles.rendered_recipe(replace(smoke, seed=99), "val").key
 
 
 SCRIPT = """
@@ -248,6 +249,9 @@ def test_nothing_to_render_is_refused(tmp_path: Path, head_folder: Path):
 
 
 def test_a_glimpse_is_the_rows_themselves(smoke: Profile, smoke_store: Store):
-    whole, some = rendered.load(smoke, "test", smoke_store), rendered.glimpse(smoke, "test", [4, 1], smoke_store)
+    whole, some = (
+        roles.load_rendered(smoke, "test", smoke_store),
+        roles.glimpse_rendered(smoke, "test", [4, 1], smoke_store),
+    )
     np.testing.assert_array_equal(some.images, whole.images[[4, 1]])
     assert some.identity.tolist() == whole.identity[[4, 1]].tolist()

@@ -10,12 +10,10 @@ import pandas as pd
 import pytest
 
 from facetransport.companion.artifacts import Store
-from facetransport.companion.experiments import roles
+from facetransport.companion.experiments import idiff_face as experiment
+from facetransport.companion.experiments import recognisers, roles
 from facetransport.companion.profiles import Profile, Role
 from facetransport.data.faceset import FaceSet
-from facetransport.papers import idiff_face
-from facetransport.recognition import training
-from facetransport.world import rendered
 
 
 def photographs(folder: Path, views: dict[int, int], size: int, start: int = 0) -> Path:
@@ -34,7 +32,7 @@ def with_role(profile: Profile, role: str, folder: Path, **asked: int) -> Profil
 
 def test_without_photographs_everybody_is_rendered(smoke: Profile) -> None:
     for role in smoke.rendered.roles:
-        assert roles.recipe(smoke, role).key == rendered.recipe(smoke, role).key
+        assert roles.recipe(smoke, role).key == roles.rendered_recipe(smoke, role).key
         assert roles.identities(smoke, role) == smoke.rendered.roles[role].identities
 
 
@@ -61,7 +59,7 @@ def test_the_key_follows_contents_not_the_place(smoke: Profile, tmp_path: Path) 
     size = smoke.rendered.size
     here, there = (photographs(tmp_path / name, {1: 2, 2: 2}, size) for name in ("here", "there"))
     keys = [roles.recipe(with_role(smoke, "train", folder), "train").key for folder in (here, there)]
-    assert keys[0] == keys[1] != rendered.recipe(smoke, "train").key
+    assert keys[0] == keys[1] != roles.rendered_recipe(smoke, "train").key
     photographs(there, {1: 2, 3: 2}, size)
     assert roles.recipe(with_role(smoke, "train", there), "train").key != keys[0]
 
@@ -69,9 +67,9 @@ def test_the_key_follows_contents_not_the_place(smoke: Profile, tmp_path: Path) 
 def test_networks_learn_from_them(smoke: Profile, tmp_path: Path) -> None:
     folder = photographs(tmp_path / "faces", {1: 2, 2: 2}, smoke.rendered.size)
     profile = with_role(smoke, "generator", folder)
-    assert idiff_face.training_data(profile).upstream[0].stage == "photographs.generator"
-    assert training.recipe(profile).key == training.recipe(smoke).key  # another role's
-    assert idiff_face.recipe(profile).key != idiff_face.recipe(smoke).key
+    assert experiment.training_data(profile).upstream[0].stage == "photographs.generator"
+    assert recognisers.recipe(profile).key == recognisers.recipe(smoke).key  # another role's
+    assert experiment.recipe(profile).key != experiment.recipe(smoke).key
 
 
 def test_what_cannot_play_a_role_is_refused(smoke: Profile, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -50,3 +51,11 @@ def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _rows(scale: Tensor, like: Tensor) -> Tensor:
     """(n,) -> (n, 1, ...), to multiply (n, ...)."""
     return scale.view(-1, *[1] * (like.ndim - 1))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generator, seeded while a network is drawn from it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -57,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--only", metavar="STAGE", help="one stage as `status` names it, with what it needs")
     train.add_argument("--retrain", action="store_true", help="forget cached networks first")
     train.add_argument("--ship", action="store_true", help="copy the results into the package's weights folder")
+    sets = _command(commands, "generate", _generate, "a labelled set of new people, drawn by the profile's IDiff-Face")
+    sets.add_argument("kind", help="of contexts: uniform, matched, plda, two_stage or authentic")
+    sets.add_argument("--identities", type=int, metavar="N", help="people; default: the profile's generation section")
+    sets.add_argument("--samples", type=int, metavar="K", help="images of each")
+    sets.add_argument("--guidance", type=float, metavar="S", help="1: the conditional model, as published")
+    sets.add_argument("--cpd", type=float, metavar="P", help="of the network")
+    sets.add_argument("--variant", help="another network: a name in idiff_face_variants")
+    _profile_option(sets)
     execute = _command(commands, "execute", _execute, "run one notebook into figures/<profile>/notebooks")
     execute.add_argument("notebook", type=Path)
     _profile_option(execute)
@@ -112,47 +120,6 @@ def _chosen_profile(options: argparse.Namespace) -> Profile:
     return profiles.load(options.profile) if options.profile else profiles.resolve("laptop")
 
 
-# ------------------------------------------------------------------------------------------------------- recipes
-
-
-def data_recipes(profile: Profile) -> list[Recipe]:
-    """The people of a profile, role by role."""
-    from facetransport.companion.experiments import roles
-
-    return [roles.recipe(profile, role) for role in profiles.ROLES]
-
-
-def network_recipes(profile: Profile) -> list[Recipe]:
-    """What a profile slices, fits or trains once and can ship, in the order in which they need each other."""
-    from facetransport.diffusion import autoencoder
-    from facetransport.papers import diface_study, idiff_face
-    from facetransport.recognition import dlib, training
-    from facetransport.world import rendered
-
-    recognisers = [dlib.recipe(profile), *(training.recipe(profile, name) for name in training.NETWORKS)]
-    methods = [*idiff_face.recipes(profile), *diface_study.recipes(profile)]
-    return [rendered.head_recipe(), *recognisers, *autoencoder.recipes(profile), *methods]
-
-
-def experiment_recipes(profile: Profile) -> list[Recipe]:
-    """Trainings whose results, not whose weights, are kept: a few KB each."""
-    from facetransport.papers import diface_likelihood, diface_study, idiff_face
-
-    runs = [*idiff_face.pilot_runs(profile).values(), *idiff_face.recognition_runs(profile).values()]
-    runs += [*diface_study.study_recipes(profile), *diface_likelihood.recipes(profile)]
-    return list({recipe.key: recipe for recipe in runs}.values())
-
-
-def recipes(profile: Profile) -> list[Recipe]:
-    """Everything that a profile builds once."""
-    return [*data_recipes(profile), *trained_recipes(profile)]
-
-
-def trained_recipes(profile: Profile) -> list[Recipe]:
-    """What `train` makes and ships: networks, then the results of experiments."""
-    return [*network_recipes(profile), *experiment_recipes(profile)]
-
-
 # ------------------------------------------------------------------------------------------------------ commands
 
 
@@ -161,6 +128,8 @@ def _doctor(_: argparse.Namespace) -> int:
     import onnxruntime
     import torch
 
+    from facetransport.companion import experiments
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU (no CUDA device)"
     print(f"python       {sys.version.split()[0]}\nfacetransport {version.code_version()}")
     print(f"device       {device}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
@@ -168,7 +137,7 @@ def _doctor(_: argparse.Namespace) -> int:
     root = artifacts.cache_root()
     print(f"cache        {root} ({_mib(root)} MiB)")
     print("weights shipped for the laptop profile:")
-    damaged = [r.stage for r in network_recipes(profiles.load("laptop")) if not _print_weights(r)]
+    damaged = [r.stage for r in experiments.network_recipes(profiles.load("laptop")) if not _print_weights(r)]
     for name in missing:
         print(f"{name} is not installed: pip install -r requirements.lock", file=sys.stderr)
     return 1 if missing or damaged else 0
@@ -209,15 +178,19 @@ def _profiles(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from facetransport.companion import experiments
+
     store = artifacts.default_store()
-    for recipe in recipes(_chosen_profile(options)):
+    for recipe in experiments.recipes(_chosen_profile(options)):
         print(f"{recipe.stage:46} {recipe.key[:16]}  {store.status(recipe):8}  {recipe.label}".rstrip())
     return 0
 
 
 def _train(options: argparse.Namespace) -> int:
+    from facetransport.companion import experiments
+
     store = Store(artifacts.cache_root(), shipped=())  # from nothing: what is shipped does not count
-    for recipe in _chosen(trained_recipes(_chosen_profile(options)), options.only):
+    for recipe in _chosen(experiments.trained_recipes(_chosen_profile(options)), options.only):
         if options.retrain:
             shutil.rmtree(store.folder(recipe), ignore_errors=True)
         print(f"{recipe.stage:46} {store.status(recipe):8}  {recipe.label}".rstrip(), flush=True)
@@ -225,6 +198,15 @@ def _train(options: argparse.Namespace) -> int:
         print(f"{recipe.stage:46} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
     if options.ship:
         _remove_stale(artifacts.WEIGHTS)
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    """Make the set, or go on where a kill stopped it; say where it is."""
+    from facetransport.companion.experiments import idiff_face
+
+    asked = {n: getattr(options, n) for n in ("identities", "samples", "guidance", "cpd", "variant")}
+    print(artifacts.default_store().get(idiff_face.dataset_recipe(_chosen_profile(options), options.kind, **asked)))
     return 0
 
 
@@ -419,7 +401,9 @@ def _remove_all(root: Path) -> None:
 
 def _remove_stale(root: Path) -> None:
     """Delete artefacts of known stages whose key no profile has, what was made from them, and damaged ones."""
-    current = _with_upstream(r for name in profiles.names() for r in recipes(profiles.load(name)))
+    from facetransport.companion import experiments
+
+    current = _with_upstream(r for name in profiles.names() for r in experiments.recipes(profiles.load(name)))
     stages, keys = {r.stage for r in current}, {r.key for r in current}
     for folder in sorted(p for p in root.glob("*/*") if p.is_dir() and ARTEFACT.fullmatch(p.name)):
         if folder.suffix == ".corrupt" or _is_stale(folder, stages, keys):

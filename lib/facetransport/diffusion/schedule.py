@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 KINDS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # ours -> diffusers'
@@ -33,6 +32,8 @@ class Schedule:
     @property
     def alphas_cumprod(self) -> Tensor:
         """float32 (timesteps,): abar_t."""
+        from diffusers import DDPMScheduler  # seconds to import: only where one is built
+
         return DDPMScheduler(**self._arguments()).alphas_cumprod
 
     def scheduler(self, solver: str, steps: int) -> Any:
@@ -54,6 +55,8 @@ class Schedule:
         return scheduler
 
     def _build(self, solver: str) -> Any:
+        from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
         if solver == "ddpm":  # sigma_t = sqrt(beta_t), as IDiff-Face samples
             return DDPMScheduler(**self._arguments(), clip_sample=False, variance_type="fixed_large")
         if solver == "ddim":

@@ -20,20 +20,18 @@ import numpy as np
 import pandas as pd
 
 from facetransport import files
-from facetransport.companion import artifacts, profiles
-from facetransport.companion.profiles import Profile, RecogniserTraining
+from facetransport.companion.profiles import RecogniserTraining
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation.protocols import separability, verify
 from facetransport.evaluation.statistics import Estimate
 from facetransport.recognition.augmentation import PublishedAugment
 from facetransport.recognition.iresnet import IResNet, IResNetRecogniser
 from facetransport.recognition.recogniser import embed_faceset
-from facetransport.recognition.training import State, fold_count, load_model, save_model, train, validate
+from facetransport.recognition.training import State, load_model, save_model, train
 
 OPERATIONS = {"flip": 0, "randaugment": 4}  # of RandAugment on every image, beside mirror images
 CURVE, RESULT = "curve.csv", "result.json"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"  # while it runs
-VERSION = 1
 
 
 # ------------------------------------------------------------------------------------------------------------ results
@@ -214,6 +212,17 @@ def measure(model: IResNet, faces: FaceSet, peeked: float, bootstrap: int) -> Te
     )
 
 
+def validate(model: IResNet, val: FaceSet, flip: bool = False) -> float:
+    """10-fold verification accuracy on a FaceSet. flip: embed image and mirror image."""
+    embeddings = embed_faceset(IResNetRecogniser(model, flip=flip), val)
+    return verify(embeddings, val.identity, folds=fold_count(val), bootstrap=0).accuracy.value
+
+
+def fold_count(faces: FaceSet) -> int:
+    """10, or one fold for each identity where there are fewer."""
+    return min(10, len(np.unique(faces.identity)))
+
+
 def _check(val: FaceSet, tests: Mapping[str, FaceSet]) -> None:
     """Now, not after an hour of training."""
     if not tests or {"step", "loss", "val"} & set(tests):
@@ -222,41 +231,3 @@ def _check(val: FaceSet, tests: Mapping[str, FaceSet]) -> None:
         people, images = len(np.unique(faces.identity)), len(faces)
         if people < 3 or images < 2 * people:
             raise ValueError(f"{name}: expected at least 3 people, 2 images each; got {people} and {images} images")
-
-
-# ------------------------------------------------------------------------------------------------------------- recipe
-
-
-def recipe(
-    profile: Profile, faces: artifacts.Recipe, name: str, augmentation: str, lr: float, seed: int
-) -> artifacts.Recipe:
-    """The artefact of one run on a FaceSet, tested on rendered ``test`` people ("rendered") and on photographs ("orl").
-
-    faces: makes the FaceSet to train on. name: of the set, such as ``authentic`` or ``cpd25.uniform``.
-    """
-    from facetransport.companion.experiments import roles
-    from facetransport.data import orl
-
-    section = profile.synthetic_recognition
-    settings = {"evaluations": section.evaluations, "bootstrap": profile.evaluation.bootstrap}
-    run = profiles.as_config(row(section.training, augmentation, lr, seed))
-    chosen = {"augmentation": augmentation, "lr": lr, "seed": seed, **settings}
-    return artifacts.Recipe(
-        stage=f"synthetic_recognition.{name}",
-        config={**run, **chosen},
-        make=lambda folder, upstream: make(folder, upstream, section.training, chosen),
-        version=VERSION,
-        label=f"{augmentation}, lr {lr:g}, seed {seed}",
-        upstream=(
-            faces,
-            roles.recipe(profile, "val"),
-            roles.recipe(profile, "test"),
-            orl.recipe(profile.rendered.size),
-        ),
-    )
-
-
-def make(folder: Path, upstream: tuple[Path, ...], training: RecogniserTraining, chosen: Mapping[str, Any]) -> None:
-    """Train on upstream[0], pick on upstream[1], test on upstream[2] and [3]; continues an interrupted attempt."""
-    faces, val, rendered, orl = (FaceSet.load(path) for path in upstream)
-    train_and_test(faces, training, val, {"rendered": rendered, "orl": orl}, folder=folder, **chosen)

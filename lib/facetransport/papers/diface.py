@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import recognisers, roles
 from facetransport.companion.profiles import DiFace, Profile, as_config
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion.batching import in_fixed_batches
@@ -92,11 +93,11 @@ class Faces(People):
 def population_recipe(profile: Profile) -> Recipe:
     """Attributes of some ``generator`` people, drawn without rendering: what the Bayes bound takes for the world."""
     config: dict[str, Any] = {"identities": min(POPULATION, profile.rendered.roles["generator"].identities)}
-    world = dict(rendered.recipe(profile, "generator").config)
-    pairs = rendered.role_pairs(world | config | {"views": 1})
+    world = dict(roles.rendered_recipe(profile, "generator").config)
+    pairs = roles.role_pairs(world | config | {"views": 1})
     make = partial(_make_population, pairs, profile.rendered.world_seed)
     return Recipe(
-        "diface.population", config | {"seed": profile.rendered.world_seed}, make, upstream=(rendered.head_recipe(),)
+        "diface.population", config | {"seed": profile.rendered.world_seed}, make, upstream=(roles.head_recipe(),)
     )
 
 
@@ -126,8 +127,8 @@ def _make_population(pairs: list[tuple[int, int]], world_seed: int, folder: Path
 def faces_recipe(profile: Profile, role: str, encoder: str = "reference", people: int | None = None) -> Recipe:
     """Embeddings and attributes of a role's first ``people``, by default all. encoder: E, as in a profile's section."""
     config = {"people": people or profile.rendered.roles[role].identities, "views": profile.rendered.roles[role].views}
-    network = dlib.recipe(profile) if encoder == "dlib" else recognition.recipe(profile, encoder)
-    upstream = (rendered.recipe(profile, role), network, rendered.head_recipe())
+    network = recognisers.dlib_recipe(profile) if encoder == "dlib" else recognisers.recipe(profile, encoder)
+    upstream = (roles.rendered_recipe(profile, role), network, roles.head_recipe())
     make = partial(_make_faces, config, profile.rendered.world_seed)
     return Recipe(f"diface.faces.{role}.{encoder}", config, make, upstream=upstream)
 
@@ -165,7 +166,7 @@ def _make_faces(config: dict[str, Any], world_seed: int, folder: Path, upstream:
 def _read_recogniser(folder: Path) -> Recogniser:
     if (folder / MODEL).is_file():
         return IResNetRecogniser(recognition.load_model(folder / MODEL))
-    return dlib.load(folder)
+    return dlib.load(folder / recognisers.STATISTICS)
 
 
 # ------------------------------------------------------------------------------------------------- tau: words to tokens

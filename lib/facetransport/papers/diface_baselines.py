@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import roles
 from facetransport.companion.profiles import DiFace, Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion.vectors import Described, MultiLayer
@@ -209,8 +210,8 @@ def pixels_recipe(profile: Profile) -> Recipe:
 
     It is built and trained like the encoder E, with A outputs, on the images of the ``generator`` people.
     """
-    roles = ("generator", "val", "gallery")
-    upstream = tuple(rendered.recipe(profile, role) for role in roles)
+    seen = ("generator", "val", "gallery")
+    upstream = tuple(roles.rendered_recipe(profile, role) for role in seen)
     config = as_config(profile.reference) | {"steps": profile.diface.pixel_steps}
     section = replace(profile.reference, steps=profile.diface.pixel_steps)
     return Recipe("diface.pixels", config, partial(_make_pixels, section), upstream=upstream)

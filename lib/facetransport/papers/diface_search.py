@@ -25,13 +25,14 @@ import pandas as pd
 from PIL import Image
 
 from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import roles
 from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
 from facetransport.papers import diface
 from facetransport.papers.diface import Faces, Model
 from facetransport.recognition.gallery import CHUNK, KINDS, Gallery, recall
 from facetransport.recognition.recogniser import check_embeddings
-from facetransport.world import captions, rendered
+from facetransport.world import captions
 from facetransport.world.captions import PHRASES
 
 if TYPE_CHECKING:
@@ -229,9 +230,9 @@ def finder(profile: Profile, store: Store, size: int | None = None, kind: str = 
 
 def _photographs(profile: Profile, store: Store, rows: np.ndarray, people: np.ndarray) -> np.ndarray:
     """From the role's FaceSet where it is; else only these are rendered."""
-    folder = store.find(rendered.recipe(profile, ROLE))
+    folder = store.find(roles.rendered_recipe(profile, ROLE))
     if folder is None:
-        return rendered.glimpse(profile, ROLE, rows[people], store).images
+        return roles.glimpse_rendered(profile, ROLE, rows[people], store).images
     return FaceSet.load(folder).images[rows[people]]
 
 

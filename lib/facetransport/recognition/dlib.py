@@ -13,9 +13,6 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.experiments import roles
-from facetransport.companion.profiles import Profile
 from facetransport.data.detection import model_file
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.files import replacing
@@ -45,6 +42,11 @@ class DlibRecogniser:
     def fitted(cls, faces: FaceSet) -> DlibRecogniser:
         """Centred and scaled on a FaceSet (about 10 ms an image on one core)."""
         return cls(*fit_centre(cls().raw(np.asarray(faces.images))))
+
+    def save(self, path: Path, **metadata: str) -> None:
+        """Write the statistics as safetensors."""
+        with replacing(path) as temporary:
+            save_file({"mean": self.mean, "std": self.std}, temporary, metadata)
 
     def raw(self, images: np.ndarray) -> np.ndarray:
         """float32 (B, 128): dlib's own embeddings, of images uint8 (B, S, S, 3) in the template."""
@@ -81,25 +83,7 @@ def fit_centre(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return raw.mean(0).astype(np.float32), raw.std(0).astype(np.float32)
 
 
-def recipe(profile: Profile) -> Recipe:
-    """The artefact of the statistics: mean and deviation over the profile's rendered ``val`` people."""
-    return Recipe("recognition.dlib", {"statistics": "mean, std"}, make, upstream=(roles.recipe(profile, "val"),))
-
-
-def make(folder: Path, upstream: tuple[Path, ...]) -> None:
-    """Write statistics.safetensors."""
-    raw = DlibRecogniser().raw(np.asarray(FaceSet.load(upstream[0]).images))
-    mean, std = fit_centre(raw)
-    with replacing(folder / "statistics.safetensors") as temporary:
-        save_file({"mean": mean, "std": std}, temporary, {"images": str(len(raw)), "data": upstream[0].name})
-
-
-def load_dlib(profile: Profile, store: Store) -> DlibRecogniser:
-    """dlib, centred on the profile's rendered ``val`` people (built where it is neither shipped nor cached)."""
-    return load(store.get(recipe(profile)))
-
-
-def load(folder: Path) -> DlibRecogniser:
-    """dlib with the statistics of a folder that ``make`` wrote."""
-    found = load_file(folder / "statistics.safetensors")
+def load(path: Path) -> DlibRecogniser:
+    """dlib with the statistics of a file that `DlibRecogniser.save` wrote."""
+    found = load_file(path)
     return DlibRecogniser(found["mean"], found["std"])

@@ -11,8 +11,8 @@ test accuracy.
 
 from __future__ import annotations
 
-import argparse
 import csv
+import hashlib
 import json
 import math
 import time
@@ -30,23 +30,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from facetransport import files, version
-from facetransport.companion import artifacts, profiles
-from facetransport.companion.profiles import Profile, RecogniserTraining
+from facetransport import files
+from facetransport.companion.profiles import RecogniserTraining
 from facetransport.data.faceset import FaceSet
-from facetransport.evaluation.protocols import verify
 from facetransport.recognition.align import network_input
 from facetransport.recognition.augmentation import Augment
-from facetransport.recognition.iresnet import IResNet, IResNetConfig, IResNetRecogniser
+from facetransport.recognition.iresnet import IResNet, IResNetConfig
 from facetransport.recognition.margins import Head, make_head
-from facetransport.recognition.recogniser import embed_faceset
 from facetransport.tensors import compact, expanded, mixed_precision
 
 WARMUP = 0.1  # share of the steps in which the learning rate rises
 CLIP = 5.0  # gradient norm, as IDiff-Face's evaluation
-CHECKPOINT_EVERY = 500  # steps
-VERSION = 1
-NETWORKS = {"reference": "encoder", "judge": "train"}  # a network's section and its people
 
 
 @dataclass
@@ -200,8 +194,12 @@ def seeded(seed: int, place: int | str) -> Iterator[None]:
 
 def identity_of(config: RecogniserTraining, faces: FaceSet) -> dict[str, Any]:
     """What must agree for a checkpoint to be continued: configuration and data (their number and labels)."""
-    data = artifacts.digest([len(faces), *faces.images.shape[1:], np.bincount(faces.identity % 2**20).tolist()])
+    data = _digest([len(faces), *faces.images.shape[1:], np.bincount(faces.identity % 2**20).tolist()])
     return json.loads(json.dumps({"config": asdict(config), "data": data}))
+
+
+def _digest(numbers: list[int]) -> str:
+    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
 
 
 def save_checkpoint(path: Path, state: State, identity: Mapping[str, Any]) -> None:
@@ -281,55 +279,8 @@ def load_model(path: Path) -> IResNet:
     return model.eval()
 
 
-# ---------------------------------------------------------------------------------------------------------- recipes
-
-
-def recipe(profile: Profile, name: str = "reference") -> artifacts.Recipe:
-    """The artefact of a trained recogniser: ``model.safetensors`` and ``log.csv``. name: one of NETWORKS."""
-    from facetransport.companion.experiments import roles
-
-    if name not in NETWORKS:
-        raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
-    config: RecogniserTraining = getattr(profile, name)
-    return artifacts.Recipe(
-        stage=f"recognition.{name}",
-        config=profiles.as_config(config),
-        make=lambda folder, upstream: make(folder, upstream, config),
-        version=VERSION,
-        upstream=(roles.recipe(profile, NETWORKS[name]), roles.recipe(profile, "val")),
-    )
-
-
-def make(folder: Path, upstream: tuple[Path, ...], config: RecogniserTraining) -> None:
-    """Train on upstream[0], validate on upstream[1], into ``folder``; continues an interrupted attempt."""
-    faces, val = (FaceSet.load(path) for path in upstream)
-    checkpoint = folder / "checkpoint.safetensors"
-    log = Log(folder / "log.csv", config.batch)
-    for state in train(faces, config, checkpoint=checkpoint, every=CHECKPOINT_EVERY):
-        accuracy = validate(state.model, val) if due(state.step, config.steps, 1000) else None
-        if accuracy is not None or due(state.step, config.steps, 100):
-            log.write(state, accuracy)
-    metrics = {"val_accuracy": accuracy, "train_accuracy": state.accuracy, "loss": state.loss}
-    data = [path.name for path in upstream]
-    code = version.code_version()
-    about = {"step": state.step, "data": data, "code_version": code, "metrics": metrics}
-    save_model(folder / "model.safetensors", state.model, small=True, **about)
-    checkpoint.unlink(missing_ok=True)
-
-
 def due(step: int, steps: int, every: int) -> bool:
     return step % every == 0 or step == steps
-
-
-def validate(model: IResNet, val: FaceSet, flip: bool = False) -> float:
-    """10-fold verification accuracy on a FaceSet. flip: embed image and mirror image."""
-    embeddings = embed_faceset(IResNetRecogniser(model, flip=flip), val)
-    return verify(embeddings, val.identity, folds=fold_count(val), bootstrap=0).accuracy.value
-
-
-def fold_count(faces: FaceSet) -> int:
-    """10, or one fold for each identity where there are fewer."""
-    return min(10, len(np.unique(faces.identity)))
 
 
 class Log:
@@ -352,28 +303,3 @@ class Log:
         self.step, self.time = state.step, now
         numbers = (f"{state.loss:.4f}", f"{state.accuracy:.4f}", f"{state.lr:.5f}", rate)
         self.append([state.step, *numbers, "" if val is None else f"{val:.4f}"])
-
-
-def load_recogniser(
-    profile: Profile, store: artifacts.Store, name: str = "reference", flip: bool = False
-) -> IResNetRecogniser:
-    """A profile's trained recogniser, built where neither shipped nor cached. flip: average with the mirror image."""
-    return IResNetRecogniser(load_model(store.get(recipe(profile, name)) / "model.safetensors"), name, flip)
-
-
-def load_reference(profile: Profile, store: artifacts.Store, flip: bool = False) -> IResNetRecogniser:
-    """The white box that conditions and guides."""
-    return load_recogniser(profile, store, "reference", flip)
-
-
-def main() -> None:
-    """``python -m facetransport.recognition.training --profile laptop --name judge``: build or resume one artefact."""
-    parser = argparse.ArgumentParser(description="Train a profile's recogniser (resumes after a kill).")
-    parser.add_argument("--profile", default="laptop")
-    parser.add_argument("--name", default="reference", choices=tuple(NETWORKS))
-    arguments = parser.parse_args()
-    print(artifacts.default_store().get(recipe(profiles.resolve(arguments.profile), arguments.name)))
-
-
-if __name__ == "__main__":
-    main()

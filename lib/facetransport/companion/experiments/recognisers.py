@@ -1,0 +1,76 @@
+"""The recognisers of a profile: the reference that conditions and guides, the judge, and dlib, a black box."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import roles
+from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
+from facetransport.data.faceset import FaceSet
+from facetransport.evaluation.benchmark import validate
+from facetransport.recognition import dlib
+from facetransport.recognition.dlib import DlibRecogniser
+from facetransport.recognition.iresnet import IResNetRecogniser
+from facetransport.recognition.training import Log, due, load_model, save_model, train
+from facetransport.version import code_version
+
+NETWORKS = {"reference": "encoder", "judge": "train"}  # a network's section and its people
+MODEL, STATISTICS = "model.safetensors", "statistics.safetensors"
+CHECKPOINT_EVERY = 500  # steps
+
+
+def recipe(profile: Profile, name: str = "reference") -> Recipe:
+    """A trained recogniser: ``model.safetensors`` and ``log.csv``. name: one of NETWORKS."""
+    if name not in NETWORKS:
+        raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
+    section: RecogniserTraining = getattr(profile, name)
+    upstream = (roles.recipe(profile, NETWORKS[name]), roles.recipe(profile, "val"))
+    return Recipe(f"recognition.{name}", as_config(section), partial(_make, section), upstream=upstream)
+
+
+def _make(section: RecogniserTraining, folder: Path, upstream: tuple[Path, ...]) -> None:
+    """Train on upstream[0], validate on upstream[1], into ``folder``; continues an interrupted attempt."""
+    faces, val = (FaceSet.load(path) for path in upstream)
+    checkpoint = folder / "checkpoint.safetensors"
+    log = Log(folder / "log.csv", section.batch)
+    for state in train(faces, section, checkpoint=checkpoint, every=CHECKPOINT_EVERY):
+        accuracy = validate(state.model, val) if due(state.step, section.steps, 1000) else None
+        if accuracy is not None or due(state.step, section.steps, 100):
+            log.write(state, accuracy)
+    metrics = {"val_accuracy": accuracy, "train_accuracy": state.accuracy, "loss": state.loss}
+    facts = {"step": state.step, "data": [path.name for path in upstream], "code_version": code_version()}
+    save_model(folder / MODEL, state.model, small=True, **facts, metrics=metrics)
+    checkpoint.unlink(missing_ok=True)
+
+
+def read(folder: Path, name: str = "reference", flip: bool = False) -> IResNetRecogniser:
+    """The recogniser of a finished artefact."""
+    return IResNetRecogniser(load_model(folder / MODEL), name, flip)
+
+
+def load_recogniser(profile: Profile, store: Store, name: str = "reference", flip: bool = False) -> IResNetRecogniser:
+    """A profile's trained recogniser, trained where neither shipped nor cached. flip: average with the mirror image."""
+    return read(store.get(recipe(profile, name)), name, flip)
+
+
+def load_reference(profile: Profile, store: Store, flip: bool = False) -> IResNetRecogniser:
+    """The white box that conditions and guides."""
+    return load_recogniser(profile, store, "reference", flip)
+
+
+def dlib_recipe(profile: Profile) -> Recipe:
+    """dlib's statistics: mean and deviation over the profile's ``val`` people."""
+    upstream = (roles.recipe(profile, "val"),)
+    return Recipe("recognition.dlib", {"statistics": "mean, std"}, _make_dlib, upstream=upstream)
+
+
+def _make_dlib(folder: Path, upstream: tuple[Path, ...]) -> None:
+    faces = FaceSet.load(upstream[0])
+    DlibRecogniser.fitted(faces).save(folder / STATISTICS, images=str(len(faces)), data=upstream[0].name)
+
+
+def load_dlib(profile: Profile, store: Store) -> DlibRecogniser:
+    """dlib, centred on the profile's ``val`` people (fitted where it is neither shipped nor cached)."""
+    return dlib.load(store.get(dlib_recipe(profile)) / STATISTICS)

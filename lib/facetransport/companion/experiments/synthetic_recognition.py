@@ -1,0 +1,99 @@
+"""Recognisers trained from nothing on labelled sets: rows of the main table, and pilots that choose its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from facetransport.companion.artifacts import Recipe
+from facetransport.companion.experiments import roles
+from facetransport.companion.experiments.idiff_face import dataset_recipe
+from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
+from facetransport.data.faceset import FaceSet
+from facetransport.evaluation import benchmark
+
+
+def run_recipe(profile: Profile, faces: Recipe, name: str, augmentation: str, lr: float, seed: int) -> Recipe:
+    """The result of one run on a FaceSet, tested on rendered ``test`` people ("rendered") and on photographs ("orl").
+
+    faces: makes the FaceSet to train on. name: of the set, such as ``idiff_face.authentic`` or ``pilot``.
+    """
+    section = profile.synthetic_recognition
+    settings = {"evaluations": section.evaluations, "bootstrap": profile.evaluation.bootstrap}
+    run = as_config(benchmark.row(section.training, augmentation, lr, seed))
+    chosen = {"augmentation": augmentation, "lr": lr, "seed": seed, **settings}
+    tested = (roles.recipe(profile, "val"), roles.recipe(profile, "test"), roles.orl_recipe(profile.rendered.size))
+    return Recipe(
+        stage=f"synthetic_recognition.{name}",
+        config={**run, **chosen},
+        make=partial(_make, section.training, chosen),
+        upstream=(faces, *tested),
+        label=f"{augmentation}, lr {lr:g}, seed {seed}",
+    )
+
+
+def _make(training: RecogniserTraining, chosen: Mapping[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
+    """Train on upstream[0], pick on upstream[1], test on upstream[2] and [3]; continues an interrupted attempt."""
+    faces, val, rendered, orl = (FaceSet.load(path) for path in upstream)
+    benchmark.train_and_test(faces, training, val, {"rendered": rendered, "orl": orl}, folder=folder, **chosen)
+
+
+def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
+    """Row of the main table (paper, Table 4) -> the set that is trained on, and the augmentation."""
+    n, authentic = profile.generation.identities, roles.recipe(profile, "authentic")
+    plda, slowest = dataset_recipe(profile, "plda"), profile.idiff_face.timesteps
+    half = (profile.generation.samples + 1) // 2
+    # small, because the published solver is slow
+    quarter = partial(dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0, temperature=1.0)
+    fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
+    slow = quarter(solver="ddpm", steps=slowest)
+    return {
+        "authentic": (authentic, "randaugment"),
+        "authentic_flip": (authentic, "flip"),
+        "plda": (plda, "randaugment"),
+        "plda_flip": (plda, "flip"),
+        "plda_half": (dataset_recipe(profile, "plda", n // 2), "randaugment"),
+        "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
+        "fast_solver": (fast, "randaugment"),
+        "published_solver": (slow, "randaugment"),
+    }
+
+
+def recognition_run(profile: Profile, row: str, seed: int) -> Recipe:
+    """The results of one recogniser trained on a row's set."""
+    rows = recognition_rows(profile)
+    if row not in rows:
+        raise ValueError(f"row: expected one of {', '.join(rows)}; got {row!r}")
+    faces, augmentation = rows[row]
+    lr = profile.synthetic_recognition.training.lr
+    return run_recipe(profile, faces, f"idiff_face.{row}", augmentation, lr, seed)
+
+
+def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
+    """(row, seed) -> the results of that run, for all rows and seeds."""
+    seeds = profile.synthetic_recognition.seeds
+    return {(row, seed): recognition_run(profile, row, seed) for row in recognition_rows(profile) for seed in seeds}
+
+
+Choice = tuple[str, float, float, float, float]
+"""Contexts, CPD, guidance, temperature, learning rate."""
+
+
+def pilot_runs(profile: Profile) -> dict[Choice, Recipe]:
+    """One run each, with the first seed, to choose the main set and the learning rate by, on `val` people."""
+    main, section = profile.generation, profile.synthetic_recognition
+    lr = section.training.lr
+    kinds = ("uniform", "two_stage", "matched", "plda")
+    tried: list[Choice] = [(kind, main.cpd, main.guidance, 1.0, lr) for kind in kinds]
+    scales = (1.0, 2.0, 3.0) if profile.idiff_face.context_drop else (1.0,)
+    tried += [("plda", 0.25, scale, 1.0, lr) for scale in scales]
+    tried += [("plda", main.cpd, main.guidance, temperature, lr) for temperature in (0.7, 0.5)]
+    tried += [("plda", main.cpd, main.guidance, main.temperature, rate) for rate in section.lrs]
+    return {choice: _pilot(profile, *choice) for choice in tried}
+
+
+def _pilot(profile: Profile, kind: str, cpd: float, guidance: float, temperature: float, lr: float) -> Recipe:
+    faces = dataset_recipe(profile, kind, cpd=cpd, guidance=guidance, temperature=temperature)
+    return run_recipe(profile, faces, "pilot", "randaugment", lr, profile.synthetic_recognition.seeds[0])

@@ -1,0 +1,182 @@
+"""From contexts to labelled sets of images: one way for every generator (papers.md 2.5; design section 2).
+
+z_T ~ N(0, I), T denoising steps, decode              images of an identity                     generate
+10,000 identities x 50 images                         a labelled set to train recognisers on    generate_into
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from facetransport.data import shards
+from facetransport.data.faceset import FaceSet, to_uint8
+from facetransport.diffusion import denoisers
+from facetransport.diffusion.autoencoder import Autoencoder
+from facetransport.diffusion.guidance import classifier_free
+from facetransport.diffusion.sampling import device_of, sample, sample_seeds
+from facetransport.diffusion.schedule import Schedule
+from facetransport.training import read_model
+
+CHUNK = 256  # samples drawn at a time, and about as many images in a shard: bounds memory, changes nothing else
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained generator: the denoiser, the code it lives in, and how both were made."""
+
+    denoiser: nn.Module
+    autoencoder: Autoencoder
+    shape: tuple[int, int, int]  # (C, h, w) of a code
+    context_dim: int
+    metadata: dict[str, Any]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """float32 (B, C, h, w) -> images float32 (B, 3, H, W) in [-1, 1]."""
+        return self.autoencoder.decode(latents)
+
+    def to(self, device: str | torch.device) -> Model:
+        """The same networks on another device (moved, not copied)."""
+        self.denoiser.to(device)
+        self.autoencoder.code.to(device)
+        return self
+
+
+def load_model(path: Path, autoencoder: Autoencoder) -> Model:
+    """The model of a file written in training, on a code."""
+    tensors, metadata = read_model(path)
+    denoiser = build(metadata["config"])
+    denoiser.load_state_dict(tensors)
+    config = metadata["config"]
+    return Model(
+        denoiser.eval().requires_grad_(False), autoencoder, tuple(config["shape"]), config["context_dim"], metadata
+    )
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """The denoiser of ``denoisers.build``'s arguments as plain JSON data: what a file of weights says of itself."""
+    schedule = Schedule(**config["schedule"])
+    return denoisers.build(**{**config, "shape": tuple(config["shape"]), "schedule": schedule})
+
+
+def generate(
+    model: Model,
+    contexts: Tensor,
+    samples_per_identity: int,
+    seed: int,
+    solver: str = "dpm++",
+    steps: int = 20,
+    guidance: float = 1.0,
+    identities: Sequence[int] | None = None,
+    temperature: float = 1.0,
+) -> FaceSet:
+    """Images of each context: a FaceSet of len(contexts) x samples_per_identity, columns identity and sample.
+
+    contexts: (n, d), unit norm, or (n, samples_per_identity, d): one for each image. identities: labels, by default 0
+    to n - 1; images of identity i depend on (seed, i) and its contexts only. guidance: 1 is the published method; above
+    1 needs ``context_drop`` in training. temperature: as for ``sample``, 1 as published.
+    """
+    contexts = _unit(contexts, model.context_dim, samples_per_identity)
+    labels = np.arange(len(contexts)) if identities is None else np.asarray(identities)
+    if len(labels) != len(contexts) or samples_per_identity < 1:
+        raise ValueError(f"identities: expected {len(contexts)} labels and at least one sample each, got {len(labels)}")
+    denoiser = classifier_free(model.denoiser, guidance)
+    seeds = sample_seeds(seed, labels.tolist(), samples_per_identity)
+    repeated = contexts.expand(-1, samples_per_identity, -1).flatten(0, 1).to(device_of(model.denoiser))
+    draw = partial(sample, denoiser, model.shape, solver=solver, steps=steps, temperature=temperature)
+    images = [
+        to_uint8(model.decode(draw(repeated[i : i + CHUNK], seeds=seeds[i : i + CHUNK])))
+        for i in range(0, len(seeds), CHUNK)
+    ]
+    table = {
+        "identity": labels.repeat(samples_per_identity),
+        "sample": np.tile(np.arange(samples_per_identity), len(labels)),
+    }
+    return FaceSet(np.concatenate(images), pd.DataFrame(table))
+
+
+def _unit(contexts: Tensor, dim: int, samples: int) -> Tensor:
+    """(n, 1 or samples, dim)."""
+    contexts = torch.as_tensor(contexts, dtype=torch.float32)
+    each = contexts[:, None] if contexts.ndim == 2 else contexts
+    if each.ndim != 3 or each.shape[2] != dim or each.shape[1] not in (1, samples) or not len(each):
+        raise ValueError(
+            f"contexts: expected (n, {dim}) or (n, {samples}, {dim}) with n above 0, got {tuple(contexts.shape)}"
+        )
+    norms = each.norm(dim=2)
+    if not torch.isfinite(norms).all() or (norms - 1).abs().max() > 1e-3:
+        raise ValueError(
+            "contexts: expected finite unit vectors, as in training; divide by the norm (NaN: look upstream)"
+        )
+    return each
+
+
+def generate_into(
+    folder: Path,
+    model: Model,
+    contexts: Tensor,
+    samples: int,
+    seed: int,
+    solver: str = "dpm++",
+    steps: int = 20,
+    guidance: float = 1.0,
+    workers: int | None = None,
+    temperature: float = 1.0,
+) -> FaceSet:
+    """``generate`` for sets of any size: in shards, on every core, into ``folder``; resumes where a kill stopped it.
+
+    Images of identity i depend on (seed, i) and its context only, bit for bit on CPU, whatever the shard, the number
+    of workers and the set's size: the set of the first contexts is the beginning of the set of all of them. ``folder``
+    also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one). guidance,
+    temperature: as for ``generate``.
+    """
+    if samples < 1:
+        raise ValueError(f"samples: expected at least one per identity, got {samples}")
+    contexts = _unit(contexts, model.context_dim, samples).cpu()
+    settings = {"seed": seed, "solver": solver, "steps": steps, "guidance": float(guidance), "temperature": temperature}
+    plan = settings | {"identities": len(contexts), "samples": samples, "digest": _digest(model, contexts)}
+    if shards.claim(folder, plan):
+        return FaceSet.load(folder)
+    each = max(1, CHUNK // samples)
+    parts = [(i, contexts[i : i + each].numpy()) for i in range(0, len(contexts), each)]
+    sizes = [samples * len(part) for _, part in parts]
+    make = partial(_generate_part, model, settings | {"samples_per_identity": samples})
+    workers = workers if device_of(model.denoiser).type == "cpu" else 1
+    return shards.build(folder, parts, sizes, make, workers, f"generating {folder.name}")
+
+
+def _generate_part(model: Model, settings: dict[str, Any], part: tuple[int, np.ndarray]) -> FaceSet:
+    first, contexts = part
+    with _one_thread():
+        identities = range(first, first + len(contexts))
+        return generate(model, torch.from_numpy(contexts), identities=identities, **settings)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """How many threads share a sum decides its last bits; processes use the cores better anyway."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _digest(model: Model, contexts: Tensor) -> str:
+    """Hex digest of the weights that draw and decode, and of the contexts."""
+    weights = [*model.denoiser.state_dict().values(), *model.autoencoder.code.state_dict().values()]
+    hasher = hashlib.sha256()
+    for tensor in [contexts, *weights]:
+        hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hasher.hexdigest()[:16]
