@@ -5,11 +5,11 @@ Functions take arrays and frames and return a matplotlib Figure; ``results.Run.f
 
 from __future__ import annotations
 
-import functools
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -23,8 +23,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GENUINE, IMPOSTOR = COLOURS[0], COLOURS[1]
 LINES = ("-", "--", "-.", ":")
 MARK = {"color": "black", "linestyle": "--", "linewidth": 1.2}  # a reference
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 _STYLE: dict[Any, Any] = {
     **sns.axes_style("whitegrid", {"axes.spines.top": False, "axes.spines.right": False, "grid.color": "0.9"}),
@@ -32,6 +30,8 @@ _STYLE: dict[Any, Any] = {
     "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own: the same picture on every machine
     "axes.prop_cycle": cycler(color=COLOURS),
     "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "figure.titlesize": 11,
     "legend.frameon": False,
     "figure.dpi": 100,
     "savefig.bbox": "standard",
@@ -39,20 +39,12 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+_styled = matplotlib.rc_context(_STYLE)  # as a decorator: draws in the house style whatever the caller's settings are
+
+
 def style() -> None:
     """Set the house style for every figure that follows."""
     plt.rcParams.update(_STYLE)
-
-
-def _styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Draw in the house style whatever the caller's settings are."""
-
-    @functools.wraps(draw)
-    def styled(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
-        with plt.rc_context(_STYLE):
-            return draw(*arguments, **keywords)
-
-    return styled
 
 
 @_styled
@@ -80,55 +72,48 @@ def tile(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
         raise ValueError(f"columns: expected at least 1, got {columns}")
     n, height, width, _ = images.shape
     rows = -(-n // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = image
-    return sheet
+    cells = np.full((rows * columns, height + gap, width + gap, 3), 255, np.uint8)
+    cells[:n, :height, :width] = images
+    sheet = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2).reshape(rows * (height + gap), -1, 3)
+    return sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
 
 
-def contact_sheet(images: np.ndarray, columns: int = 8, title: str = "", inches: float = 1.0) -> Figure:
-    """uint8 (N, H, W, 3), left to right, top to bottom, each image ``inches`` wide."""
-    return identity_grid(images, columns, [], title, inches=inches)
+def contact_sheet(images: np.ndarray, columns: int = 8, title: str = "") -> Figure:
+    """uint8 (N, H, W, 3), left to right, top to bottom, each image an inch wide."""
+    return identity_grid(images, columns, title=title)
 
 
 @_styled
 def identity_grid(
-    images: np.ndarray,
-    columns: int,
-    rows: Sequence[str] = (),
-    title: str = "",
-    heads: Sequence[str] = (),
-    inches: float = 1.0,
+    images: np.ndarray, columns: int, rows: Sequence[str] = (), title: str = "", heads: Sequence[str] = ()
 ) -> Figure:
     """A contact sheet with a label beside each row and above each column.
 
     images: uint8 (N, H, W, 3), row by row. rows, heads: labels, one per row or column; empty for none.
-    inches: the width of one image.
     """
     sheet = tile(images, columns)
     count = -(-len(images) // columns)
     _check_labels("rows", rows, count)
     _check_labels("heads", heads, columns)
     left, top = 0.15 + 0.09 * max([0, *map(len, rows)]), 0.1 + 0.25 * bool(title) + 0.25 * bool(heads)
-    size = columns * inches, columns * inches * sheet.shape[0] / sheet.shape[1]
+    size = columns, columns * sheet.shape[0] / sheet.shape[1]
     width, height = left + max(size[0], 0.09 * len(title)) + 0.1, top + size[1] + 0.1
     figure = plt.figure(figsize=(width, height), layout="none")  # a place for every inch, at most 0.09 of them a letter
     axes = figure.add_axes((left / width, 0.1 / height, size[0] / width, size[1] / height))
     axes.imshow(sheet, aspect="auto")
     axes.set_title(title)
-    _label(axes, rows, heads, (sheet.shape[0] + 2) / count, (sheet.shape[1] + 2) / columns)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    high, wide = (sheet.shape[0] + 2) / count, (sheet.shape[1] + 2) / columns  # of an image with its gap
+    axes.set_yticks([(i + 0.5) * high - 1 for i in range(len(rows))], labels=rows)
+    axes.set_xticks([(i + 0.5) * wide - 1 for i in range(len(heads))], labels=heads)
+    axes.tick_params(length=0, bottom=False, top=False, labelbottom=False, labeltop=True)
     return figure
 
 
 @_styled
 def described_faces(
-    images: np.ndarray,
-    texts: Sequence[str],
-    title: str = "",
-    notes: Sequence[str] = (),
-    framed: Sequence[int] = (),
-    inches: float = 1.0,
+    images: np.ndarray, texts: Sequence[str], title: str = "", notes: Sequence[str] = (), framed: Sequence[int] = ()
 ) -> Figure:
     """Texts, each beside its row of images.
 
@@ -143,8 +128,8 @@ def described_faces(
     figure, grid = plt.subplots(
         len(texts),
         columns + 1,
-        figsize=(4.2 + columns * inches, len(texts) * (inches + 0.25 * bool(notes)) + 0.5),
-        width_ratios=[4.2 / inches, *[1] * columns],
+        figsize=(4.2 + columns, len(texts) * (1 + 0.25 * bool(notes)) + 0.5),
+        width_ratios=[4.2, *[1] * columns],
         squeeze=False,
         layout="constrained",
     )
@@ -156,19 +141,11 @@ def described_faces(
         row[0].text(0, 0.5, textwrap.fill(text, 58), va="center", size=9, transform=row[0].transAxes)
     for i, (axes, image) in enumerate(zip(grid[:, 1:].ravel(), images, strict=True)):
         axes.imshow(image)
-        axes.set_xlabel(notes[i] if notes else "", size=8)
+        axes.set_xlabel(notes[i] if notes else "", size=9)
         if i in framed:
             axes.spines[:].set(visible=True, color=COLOURS[1], linewidth=3)
-    figure.suptitle(title, x=0.01, ha="left", size=11)
+    figure.suptitle(title, x=0.01, ha="left")
     return figure
-
-
-def _label(axes: Axes, rows: Sequence[str], heads: Sequence[str], height: float, width: float) -> None:
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.set_yticks([(i + 0.5) * height - 1 for i in range(len(rows))], labels=rows)
-    axes.set_xticks([(i + 0.5) * width - 1 for i in range(len(heads))], labels=heads)
-    axes.tick_params(length=0, bottom=False, top=False, labelbottom=False, labeltop=True)
 
 
 def _check_images(images: np.ndarray) -> None:
@@ -184,25 +161,17 @@ def _check_labels(name: str, labels: Sequence[str], count: int) -> None:
 # ---------------------------------------------------------------------------------------------------- verification
 
 
-def score_histograms(
-    genuine: np.ndarray, impostor: np.ndarray, threshold: float | None = None, title: str = ""
-) -> Figure:
-    """Densities of two sets of comparison scores (any shape; higher = more alike), and where the decision falls."""
-    groups = {"different people": impostor, "same person": genuine}
-    return histograms(groups, title, "cosine similarity", threshold)
-
-
 @_styled
-def histograms(
-    groups: Mapping[str, np.ndarray], title: str = "", xlabel: str = "", threshold: float | None = None
+def score_histograms(
+    groups: Mapping[str, np.ndarray], threshold: float | None = None, title: str = "", xlabel: str = "cosine similarity"
 ) -> Figure:
-    """Densities over common bins. groups: ``{label: numbers}``, any shape. threshold: where a dashed line stands."""
-    numbers = {f"{label} ({np.size(x):,})": _finite(label, x) for label, x in groups.items()}
-    bins = int(np.clip(min(map(len, numbers.values())) ** 0.5, 10, 60))
+    """Densities of sets of scores over common bins, and where the decision falls. groups: ``{label: scores}``."""
+    scores = {f"{label} ({np.size(x):,})": _finite(label, x) for label, x in groups.items()}
+    bins = int(np.clip(min(map(len, scores.values())) ** 0.5, 10, 60))
     figure, (axes,) = new()
-    palette = [IMPOSTOR, GENUINE, *COLOURS[2:]][: len(numbers)]
+    palette = [IMPOSTOR, GENUINE, *COLOURS[2:]][: len(scores)]
     look = {"palette": palette, "alpha": 0.5, "linewidth": 0.3}
-    sns.histplot(numbers, bins=bins, stat="density", common_norm=False, ax=axes, **look)
+    sns.histplot(scores, bins=bins, stat="density", common_norm=False, ax=axes, **look)
     if threshold is not None:
         axes.axvline(threshold, **MARK)
     axes.set(xlabel=xlabel, ylabel="density", title=title)
@@ -256,7 +225,7 @@ _INTERVAL: dict[str, Any] = {"estimator": lambda three: three.iloc[0], "errorbar
 
 
 def _observations(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Columns ``keys`` and ``number``; for each row of the frame its value, then its low and its high where there are."""
+    """Columns ``keys`` and ``number``: every row's value, then lows and highs where there are."""
     if frame.empty or frame["value"].isna().any() or frame.duplicated(keys).any():
         raise ValueError(f"frame: expected rows, each with a number in 'value', of distinct {keys}; got\n{frame}")
     ends = [column for column in ("value", "low", "high") if column in frame]
@@ -265,60 +234,46 @@ def _observations(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 @_styled
 def interval_bars(
-    frame: pd.DataFrame,
-    title: str = "",
-    xlabel: str = "",
-    reference: float | None = None,
-    limits: tuple[float, float] | None = None,
-    digits: int = 3,
+    frame: pd.DataFrame, title: str = "", xlabel: str = "", reference: float | None = None, digits: int = 3
 ) -> Figure:
     """One horizontal bar per row, with its interval and its number.
 
     frame: columns ``name``, ``value``, and ``low``, ``high`` where there is an interval (as ``results.read`` gives).
-    reference: a vertical line to compare with. limits: of the x axis. digits: decimals of the printed numbers.
+    reference: a vertical line to compare with. digits: decimals of the printed numbers.
     """
     long = _observations(frame, ["name"])
     figure, (axes,) = new(height=0.45 * len(frame) + 1.3)
     look = {"alpha": 0.75, "capsize": 0.2, "err_kws": {"color": "black", "linewidth": 1.5}}
     sns.barplot(long, x="number", y="name", orient="y", ax=axes, **_INTERVAL, **look)
     plate = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # readable across a reference line
-    for place, (value, end) in enumerate(zip(frame["value"], long.groupby("name", sort=False)["number"].max())):
+    ends = long.groupby("name", sort=False)["number"].max()
+    for i, (value, end) in enumerate(zip(frame["value"], ends, strict=True)):
         text = f"{value:.{digits}f}"
-        axes.annotate(text, (end, place), (6, 0), textcoords="offset points", va="center", size=9, bbox=plate)
+        axes.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", size=9, bbox=plate)
     if reference is not None:
         axes.axvline(reference, **MARK)
     axes.margins(x=0.18)  # room for the numbers
-    axes.set(xlabel=xlabel, ylabel="", title=title, xlim=limits)
+    axes.set(xlabel=xlabel, ylabel="", title=title)
     return figure
 
 
 @_styled
 def line_with_band(
-    frame: pd.DataFrame,
-    x: str,
-    by: str | None = None,
-    title: str = "",
-    xlabel: str = "",
-    ylabel: str = "",
-    logx: bool = False,
-    reference: float | None = None,
+    frame: pd.DataFrame, x: str, by: str = "", title: str = "", xlabel: str = "", ylabel: str = "", logx: bool = False
 ) -> Figure:
-    """Lines of ``value`` over ``x`` with a band from ``low`` to ``high`` where there is, one line per group of ``by``.
-
-    reference: a horizontal line to compare with.
-    """
-    long = _observations(frame, [x] if by is None else [x, by]).sort_values(x, kind="stable")
+    """Lines of ``value`` over ``x``, with a band where there are ``low`` and ``high``; one line per group of ``by``."""
+    long = _observations(frame, [x, by] if by else [x]).sort_values(x, kind="stable")
     figure, (axes,) = new()
-    group = {"marker": "o"} if by is None else {"hue": by, "style": by, "markers": frame[x].nunique() <= 30}
-    sns.lineplot(long, x=x, y="number", ax=axes, sort=False, err_kws={"linewidth": 0}, **group, **_INTERVAL)
-    if reference is not None:
-        axes.axhline(reference, **MARK)
+    look: dict[str, Any] = {"marker": "o" if frame[x].nunique() <= 30 else "", "err_kws": {"linewidth": 0}}
+    if by:
+        look |= {"hue": by, "hue_order": frame[by].unique(), "style": by, "style_order": frame[by].unique()}
+    sns.lineplot(long, x=x, y="number", ax=axes, sort=False, **look, **_INTERVAL)
     axes.set(xlabel=xlabel or x, ylabel=ylabel, title=title)
     if logx:
         axes.set_xscale("log")
         axes.set_xticks(sorted(frame[x].unique()), labels=[f"{n:g}" for n in sorted(frame[x].unique())])
         axes.minorticks_off()
-    if by is not None:
+    if by:
         _legend(axes, by)
     return figure
 
@@ -327,15 +282,13 @@ def line_with_band(
 
 
 @_styled
-def distributions(
-    frame: pd.DataFrame, x: str, by: str, halves: str | None = None, title: str = "", xlabel: str = ""
-) -> Figure:
-    """One violin of ``x`` per group of ``by``, with its quartiles. halves: a column of two groups to compare in each."""
+def distributions(frame: pd.DataFrame, x: str, by: str, halves: str = "", title: str = "") -> Figure:
+    """A violin of ``x`` with its quartiles per group of ``by``. halves: a column of two groups, compared in each."""
     _finite(x, frame[x])
     figure, (axes,) = new(height=0.8 * frame[by].nunique() + 1.3)
-    look = {"split": halves is not None, "inner": "quart", "cut": 0, "density_norm": "width", "linewidth": 1}
+    look = {"split": bool(halves), "inner": "quart", "cut": 0, "density_norm": "width", "linewidth": 1}
     sns.violinplot(frame, x=x, y=by, hue=halves or by, orient="y", ax=axes, **look)
-    axes.set(xlabel=xlabel or x, ylabel="", title=title)
+    axes.set(ylabel="", title=title)
     if halves:
         _legend(axes)
     return figure
@@ -343,10 +296,12 @@ def distributions(
 
 @_styled
 def heat_map(frame: pd.DataFrame, title: str = "", label: str = "", digits: int | None = None) -> Figure:
-    """A matrix in colours, white at zero. label: of the colours. digits: decimals of numbers in the cells; None: none."""
+    """A matrix in colours, white at zero. label: of the colours. digits: decimals of the cells' numbers; None: none."""
     _finite("frame", frame.to_numpy())
     cell = 0.22 if digits is None else 0.5
-    figure, (axes,) = new(3 + cell * frame.shape[1], 2 + cell * frame.shape[0])
+    left, below = (0.09 * max(len(str(name)) for name in names) for names in (frame.index, frame.columns))
+    width, height = max(cell * frame.shape[1], 0.09 * len(title) - 1.5), cell * frame.shape[0]
+    figure, (axes,) = new(left + width + 1.7, below + height + 0.7)
     look = {"annot": digits is not None, "fmt": f".{digits}f", "cbar_kws": {"label": label, "shrink": 0.6}}
     every = {"xticklabels": True, "yticklabels": True}
     sns.heatmap(frame, cmap="vlag", center=0, square=True, linewidths=0.5, ax=axes, **look, **every)
@@ -361,7 +316,7 @@ def pair_plot(frame: pd.DataFrame, hue: str | None = None, title: str = "") -> F
     """Every numeric column against every other, and its histogram; columns' names are the labels."""
     grid = sns.pairplot(frame, hue=hue, corner=True, diag_kind="hist", height=2.2, plot_kws={"s": 12, "alpha": 0.6})
     grid.figure.set_layout_engine("constrained")
-    grid.figure.suptitle(title, x=0.01, ha="left", size=plt.rcParams["axes.titlesize"])
+    grid.figure.suptitle(title, x=0.01, ha="left")
     if hue:
         sns.move_legend(grid, "upper right", bbox_to_anchor=(0.98, 0.95))  # where a corner plot is empty
     return grid.figure
