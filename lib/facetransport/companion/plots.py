@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GENUINE, IMPOSTOR = COLOURS[0], COLOURS[1]
 LINES = ("-", "--", "-.", ":")
-MARK = {"color": "black", "linestyle": "--", "linewidth": 1.2}  # a reference
+MARK: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}  # a reference
 
 _STYLE: dict[Any, Any] = {
     **sns.axes_style("whitegrid", {"axes.spines.top": False, "axes.spines.right": False, "grid.color": "0.9"}),
@@ -37,8 +37,6 @@ _STYLE: dict[Any, Any] = {
     "savefig.bbox": "standard",
     "image.interpolation": "nearest",
 }
-
-
 _styled = matplotlib.rc_context(_STYLE)  # as a decorator: draws in the house style whatever the caller's settings are
 
 
@@ -56,10 +54,10 @@ def new(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Figu
 
 def _legend(axes: Axes, title: str = "") -> None:
     """The legend, beside the axes, where it covers nothing; the figure grows by what it takes."""
-    axes.get_legend() or axes.legend()
-    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title=title, alignment="left")
-    figure, shown = axes.figure.get_figure(root=True), axes.get_legend()
+    figure, shown = axes.figure.get_figure(root=True), axes.get_legend() or axes.legend()
+    shown.set_title(title)
     figure.set_figwidth(figure.get_figwidth() + shown.get_window_extent().width / figure.dpi)
+    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), alignment="left")
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -78,16 +76,11 @@ def tile(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
     return sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
 
 
-def contact_sheet(images: np.ndarray, columns: int = 8, title: str = "") -> Figure:
-    """uint8 (N, H, W, 3), left to right, top to bottom, each image an inch wide."""
-    return identity_grid(images, columns, title=title)
-
-
 @_styled
 def identity_grid(
     images: np.ndarray, columns: int, rows: Sequence[str] = (), title: str = "", heads: Sequence[str] = ()
 ) -> Figure:
-    """A contact sheet with a label beside each row and above each column.
+    """A contact sheet, each image an inch wide, with a label beside each row and above each column.
 
     images: uint8 (N, H, W, 3), row by row. rows, heads: labels, one per row or column; empty for none.
     """
@@ -218,7 +211,7 @@ def _curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], **look: Any) ->
     return figure
 
 
-# ------------------------------------------------------------------------------------------------------- intervals
+# ---------------------------------------------------------------------------------------- intervals, distributions
 
 # seaborn takes intervals from observations: here value, low and high are three of them, their range is the interval
 _INTERVAL: dict[str, Any] = {"estimator": lambda three: three.iloc[0], "errorbar": ("pi", 100)}
@@ -278,13 +271,10 @@ def line_with_band(
     return figure
 
 
-# --------------------------------------------------------------------------------------------------- distributions
-
-
 @_styled
 def distributions(frame: pd.DataFrame, x: str, by: str, halves: str = "", title: str = "") -> Figure:
     """A violin of ``x`` with its quartiles per group of ``by``. halves: a column of two groups, compared in each."""
-    _finite(x, frame[x])
+    _finite(x, frame[x].to_numpy())
     figure, (axes,) = new(height=0.8 * frame[by].nunique() + 1.3)
     look = {"split": bool(halves), "inner": "quart", "cut": 0, "density_norm": "width", "linewidth": 1}
     sns.violinplot(frame, x=x, y=by, hue=halves or by, orient="y", ax=axes, **look)
