@@ -160,11 +160,11 @@ def score_histograms(
 ) -> Figure:
     """Densities of sets of scores over common bins, and where the decision falls. groups: ``{label: scores}``."""
     scores = {f"{label} ({np.size(x):,})": _finite(label, x) for label, x in groups.items()}
-    bins = int(np.clip(min(map(len, scores.values())) ** 0.5, 10, 60))
+    count = int(np.clip(min(map(len, scores.values())) ** 0.5, 10, 60))
+    bins = np.histogram_bin_edges(np.concatenate([*scores.values()]), count)
     figure, (axes,) = new()
-    palette = [IMPOSTOR, GENUINE, *COLOURS[2:]][: len(scores)]
-    look = {"palette": palette, "alpha": 0.5, "linewidth": 0.3}
-    sns.histplot(scores, bins=bins, stat="density", common_norm=False, ax=axes, **look)
+    for (label, x), colour in zip(scores.items(), (IMPOSTOR, GENUINE, *COLOURS[2:]), strict=False):
+        sns.histplot(x=x, bins=bins, stat="density", color=colour, alpha=0.5, linewidth=0.3, label=label, ax=axes)
     if threshold is not None:
         axes.axvline(threshold, **MARK)
     axes.set(xlabel=xlabel, ylabel="density", title=title)
