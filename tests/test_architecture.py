@@ -11,14 +11,16 @@ import pytest
 import facetransport
 
 LIBRARY = Path(facetransport.__file__).parent
-NOTEBOOK_PACKAGES = "IPython ipywidgets matplotlib nbformat papermill pydantic seaborn".split()
+NOTEBOOK_PACKAGES = ["IPython", "ipywidgets", "matplotlib", "nbformat", "papermill", "pydantic", "seaborn"]
 HALVES = [path for path in sorted(LIBRARY.rglob("*.py")) if "companion" not in path.parts]
 
 
 def loaded_by(module: str) -> set[str]:
     """Names of the modules that are there after an import in a fresh process."""
     script = f"import {module}, sys; print(*sys.modules, sep='\\n')"
-    return set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
 
 
 @pytest.mark.parametrize("paper", ["idiff_face", "diface"])

@@ -26,7 +26,7 @@ from facetransport.diffusion.autoencoder import Autoencoder
 from facetransport.diffusion.guidance import classifier_free
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule
-from facetransport.training import read_model
+from facetransport.tensors import read_model
 
 CHUNK = 256  # samples drawn at a time, and about as many images in a shard: bounds memory, changes nothing else
 

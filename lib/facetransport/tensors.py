@@ -1,27 +1,21 @@
-"""Number formats: bfloat16 in training where it pays, and weights small enough to ship."""
+"""Weights: small enough to ship, in files that describe themselves, drawn from a seed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from facetransport.files import replacing
+
 _SCALE = ".int8_scale"  # beside a tensor that `compact` rounded
-_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # processor features
-
-
-def mixed_precision(device: torch.device, wanted: bool) -> torch.autocast:
-    """Autocast to bfloat16, if it is wanted and ``device`` computes in it; elsewhere everything stays float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bfloat16(device))
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` has instructions for it: processors without emulate it, at a fifteenth of float32's speed."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in _BFLOAT16)
 
 
 def half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -51,6 +45,28 @@ def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _rows(scale: Tensor, like: Tensor) -> Tensor:
     """(n,) -> (n, 1, ...), to multiply (n, ...)."""
     return scale.view(-1, *[1] * (like.ndim - 1))
+
+
+# ------------------------------------------------------------------------------------------------------ model files
+
+
+def save_model(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
+    """Write one self-describing safetensors file, atomically; ``metadata`` is JSON data, one entry per keyword."""
+    plain = {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata={k: json.dumps(v, sort_keys=True) for k, v in metadata.items()})
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file written by ``save_model``; what ``compact`` rounded comes back as float32."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model file; train it or name another")
+    with safe_open(path, framework="pt") as file:
+        metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+    return expanded(load_file(path)), metadata
+
+
+# --------------------------------------------------------------------------------------------------- initial weights
 
 
 @contextmanager

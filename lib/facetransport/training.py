@@ -1,10 +1,14 @@
-"""One training loop for every network of this package that is not a recogniser: a generator of states.
+"""One training loop for every network of this package: a generator of states.
 
     for state in train(model, loss, n=len(data), config=config, checkpoint=folder / "checkpoint.safetensors"):
-        print(state.step, state.loss)          # the caller logs, plots, stops
+        print(state.step, float(state.loss))          # the caller logs, plots, stops
 
-Everything random at step k is a pure function of (seed, k): the rows of the batch, the noise, the dropout masks. A
-checkpoint therefore holds tensors, the step and the configuration, and a resumed run continues bit for bit on CPU.
+Everything random at step k is a pure function of (seed, k, part): the rows of the batch, the noise, the dropout masks.
+A checkpoint therefore holds tensors, the step and the configuration, and a resumed run continues bit for bit on CPU.
+
+A step's batch is divided into ``config.parts`` micro-batches, which the processes of a run share: part j is computed by
+process j modulo their number. So memory and processes may change between runs of one configuration, and results do not.
+Nothing in a step waits for the device: losses are tensors on it until somebody reads them.
 """
 
 from __future__ import annotations
@@ -14,34 +18,38 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+import torch.distributed
 from torch import Tensor, nn
 
-from facetransport.diffusion.schedule import Schedule, add_noise, uniform_timesteps
-from facetransport.files import replacing
-from facetransport.tensors import expanded, mixed_precision
+from facetransport import devices
+from facetransport.tensors import read_model, save_model
 
-Loss = Callable[[nn.Module, Tensor, torch.Generator, int], Tensor]
-"""loss(model, rows int64 (B,), generator, step) -> scalar; rows index the caller's data."""
+Loss = Callable[[nn.Module, Tensor, torch.Generator, int], "Tensor | Mapping[str, Tensor]"]
+"""loss(model, rows int64 (B,), generator, step) -> scalar, or scalars by name of which "loss" is minimised.
+
+rows index the caller's data; the batch is computed, and random numbers are drawn, on ``generator.device``.
+"""
+
+CHECK = 100  # steps between looks at whether numbers are finite, where a look costs a wait
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained. batch: of all processes together. ema: decay of the averaged weights, 0 for none.
+    """How a network is trained. batch: of all parts and processes. ema: decay of the averaged weights, 0 for none.
 
-    decay: how lr falls after ``warmup`` steps: "constant", "cosine" (to 0 at ``steps``) or "restarts" (IDiff-Face's
-    warm restarts: cosine cycles of 10k, 20k, 40k, 80k steps). bf16: mixed precision, on devices that have it.
+    decay: how lr falls after ``warmup`` steps: "constant", "cosine" (to 0 at ``steps``), "restarts" (IDiff-Face's
+    warm restarts: cosine cycles of 10k, 20k, 40k, 80k steps) or "onecycle" (from lr / 25 up over a tenth of the steps,
+    then a cosine to 0: Smith, 2018). clip: of the gradient's norm. bf16: mixed precision, on devices that have it.
+    parts: micro-batches of a step; more take less memory, and batch norm sees a part at a time.
     """
 
     steps: int
@@ -50,53 +58,70 @@ class TrainingConfig:
     seed: int
     ema: float = 0.999
     warmup: int = 0
-    decay: Literal["constant", "cosine", "restarts"] = "constant"
+    decay: Literal["constant", "cosine", "restarts", "onecycle"] = "constant"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip: float | None = 1.0
     bf16: bool = False
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9  # of sgd
+    parts: int = 1
 
     def __post_init__(self) -> None:
-        if self.decay not in ("constant", "cosine", "restarts"):
-            raise ValueError(f"decay: expected 'constant', 'cosine' or 'restarts', got {self.decay!r}")
+        if self.decay not in ("constant", "cosine", "restarts", "onecycle"):
+            raise ValueError(f"decay: expected 'constant', 'cosine', 'restarts' or 'onecycle', got {self.decay!r}")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer: expected 'adamw' or 'sgd', got {self.optimizer!r}")
         if min(self.steps, self.batch) < 1 or self.lr <= 0:
             raise ValueError(f"expected steps, batch and lr above 0, got {self.steps}, {self.batch}, {self.lr}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: expected a decay in [0, 1), got {self.ema}")
+        if not 1 <= self.parts <= self.batch:
+            raise ValueError(f"parts: expected 1 to {self.batch}, the batch, got {self.parts}")
 
 
 @dataclass
 class State:
-    """What training yields after each step. ``model`` and ``ema`` are live: copy what must not change."""
+    """What training yields after each step. ``model`` and ``ema`` are live: copy what must not change.
+
+    loss, gradient_norm, named: scalars on the device, of all parts; float() waits for it. ema: the averaged network, in
+    evaluation mode; without an average the network itself.
+    """
 
     step: int  # steps done, 1 .. config.steps
-    loss: float
+    loss: Tensor
     lr: float
-    gradient_norm: float
+    gradient_norm: Tensor
     model: nn.Module
     ema: nn.Module
+    named: dict[str, Tensor] = field(default_factory=dict)  # what a loss says beside "loss"
 
 
 class EMA:
     """Averaged weights: a <- d a + (1 - d) w, with d = min(decay, 1 - (1 + k)^-0.75) at update k = 0, 1, ...
 
-    This is the average IDiff-Face intended; its published code multiplies by 0 and so keeps a copy (decay=0 here).
-    Buffers are copied.
+    This is the average IDiff-Face intended; its published code multiplies by 0 and so keeps the weights as they are,
+    which is what decay 0 does here: no copy. Buffers are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = copy.deepcopy(model).eval().requires_grad_(False) if decay else model
 
     def decay_at(self, k: int) -> float:
         return min(self.decay, 1 - (1 + k) ** -0.75)
 
     @torch.no_grad()
     def update(self, model: nn.Module, k: int) -> None:
-        for a, w in zip(self.model.parameters(), model.parameters(), strict=True):
-            a.lerp_(w.detach().to(a.dtype), 1 - self.decay_at(k))
-        for kept, new in zip(self.model.buffers(), model.buffers(), strict=True):
-            kept.copy_(new)
+        if self.model is model:
+            return
+        averaged, new = list(self.model.parameters()), [w.detach() for w in model.parameters()]
+        torch._foreach_lerp_(averaged, new, 1 - self.decay_at(k))
+        for kept, fresh in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(fresh)
+
+
+# --------------------------------------------------------------------------------------------- what a step is made of
 
 
 def lr_at(step: int, config: TrainingConfig) -> float:
@@ -109,6 +134,10 @@ def lr_at(step: int, config: TrainingConfig) -> float:
 def _decay_at(step: int, config: TrainingConfig) -> float:
     if config.decay == "constant":
         return 1.0
+    if config.decay == "onecycle":
+        rise = max(1, round(0.1 * config.steps))
+        rising = 1 / 25 + 24 / 25 * step / rise
+        return rising if step < rise else _cosine((step - rise) / max(1, config.steps - rise))
     if config.decay == "cosine":
         return _cosine((step - config.warmup) / max(1, config.steps - config.warmup))
     cycle = 10_000
@@ -128,17 +157,41 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 def rows_at(step: int, n: int, batch: int, seed: int) -> np.ndarray:
     """int64 (batch,): the rows of step 0, 1, ... when every epoch is a fresh permutation of n rows."""
-    positions = np.arange(step * batch, (step + 1) * batch)
-    return np.array([_permutation(n, seed, int(p // n))[p % n] for p in positions])
+    epochs, places = np.divmod(np.arange(step * batch, (step + 1) * batch), n)
+    return np.concatenate([_permutation(n, seed, int(e))[places[epochs == e]] for e in np.unique(epochs)])
 
 
 @contextmanager
-def _step_randomness(seed: int, step: int, rank: int, device: torch.device) -> Iterator[torch.Generator]:
-    """A generator for the step, and the ambient one (dropout) seeded while it lasts, from (seed, step, rank)."""
-    ambient, explicit = (int(s) for s in np.random.SeedSequence((seed, step, rank)).generate_state(2, np.uint64) >> 1)
+def _part_randomness(seed: int, step: int, part: int, device: torch.device) -> Iterator[torch.Generator]:
+    """A generator for the part of a step, and the ambient one (dropout, kornia) seeded while it lasts."""
+    ambient, explicit = (int(s) for s in np.random.SeedSequence((seed, step, part)).generate_state(2, np.uint64) >> 1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(ambient)
         yield torch.Generator(device).manual_seed(explicit)
+
+
+def pick(data: Tensor | np.ndarray, rows: Tensor, device: torch.device) -> Tensor:
+    """Rows of an array, on the device where they are needed; float16 becomes float32.
+
+    Data that lives there is indexed there; other data (memory maps of images) is sent, without waiting on GPUs.
+    """
+    if isinstance(data, np.ndarray):
+        picked = torch.from_numpy(np.require(data[rows.numpy()], requirements=["C", "W"]))
+        picked = picked.pin_memory() if device.type == "cuda" else picked
+    else:
+        picked = data[rows.to(data.device, non_blocking=True)]
+    picked = picked.to(device, non_blocking=True)
+    return picked.float() if picked.dtype == torch.float16 else picked
+
+
+def resident(data: Tensor | np.ndarray, device: torch.device, share: float = 0.25) -> Tensor | np.ndarray:
+    """The data on a GPU, where it takes at most ``share`` of what is free there; else as it is, for `pick` to send."""
+    if device.type != "cuda" or data.nbytes > share * torch.cuda.mem_get_info(device)[0]:
+        return data
+    return torch.as_tensor(np.asarray(data) if isinstance(data, np.ndarray) else data).to(device)
+
+
+# ------------------------------------------------------------------------------------------------------------ the loop
 
 
 def train(
@@ -148,95 +201,194 @@ def train(
     config: TrainingConfig,
     checkpoint: Path | None = None,
     every: int = 1000,
-    accelerator: Accelerator | None = None,
+    identity: Mapping[str, Any] | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[State]:
     """Train ``model`` on n rows of data; yield a State after every step.
 
-    checkpoint: written every ``every`` steps and at the end; when it exists, training continues from it (bit for bit on
-    CPU in the same build of torch). accelerator: device and processes; by default the best device here.
-    Raises FloatingPointError naming the step when loss or gradient stop being finite (weights stay as they were),
-    ValueError when the checkpoint belongs to another configuration or network.
+    checkpoint: written every ``every`` steps, once the caller is done with that step, and at the end; when it exists,
+    training continues from it (bit for bit on CPU in the same build of torch). identity: plain JSON data that says what
+    else must be the same for that, such as a digest of the data. device: by default `devices.device`.
+    Raises FloatingPointError naming the step when loss or gradient stop being finite (the network's weights stay those
+    of the step before), ValueError when the checkpoint belongs to another configuration, network or data, or when the
+    parts of a step cannot be shared by the processes of this run.
     """
     if n < 1:
         raise ValueError("n: expected at least one row of training data, got none")
-    accelerator = accelerator or Accelerator()
-    model, optimizer = accelerator.prepare(model.train(), _optimizer(model, config))
-    plain = accelerator.unwrap_model(model)
-    ema = EMA(plain, config.ema)
-    start = load_checkpoint(checkpoint, plain, ema, optimizer, config) if checkpoint and checkpoint.is_file() else 0
+    device, parts = device or devices.device(), _my_parts(config)
+    model = model.to(device).train()
+    optimizer, ema, guard = _optimizer(model, config), EMA(model, config.ema), Guard(device)
+    about = {"training": asdict(config), "identity": dict(identity or {})}
+    start = load_checkpoint(checkpoint, model, ema, optimizer, about) if checkpoint and checkpoint.is_file() else 0
     if start == config.steps:  # killed after the last step: there is only the model to hand over
-        yield State(start, math.nan, lr_at(start - 1, config), math.nan, plain, ema.model)
+        nothing = torch.tensor(math.nan)
+        yield State(start, nothing, lr_at(start - 1, config), nothing, model, ema.model)
     for step in range(start, config.steps):
-        value, norm = _one_step(model, optimizer, loss, n, config, step, accelerator)
-        ema.update(plain, step)
-        done = step + 1
-        if checkpoint and (done % every == 0 or done == config.steps) and accelerator.is_main_process:
-            save_checkpoint(checkpoint, plain, ema, optimizer, config, done)
-        yield State(done, value, lr_at(step, config), norm, plain, ema.model)
+        named, norm = _one_step(model.train(), optimizer, loss, n, config, step, parts, guard)
+        ema.update(model, step)
+        done, value = step + 1, named.pop("loss")
+        yield State(done, value, lr_at(step, config), norm, model, ema.model, named)
+        if done % CHECK == 0 or done % every == 0 or done == config.steps:
+            guard.look()
+        if checkpoint and (done % every == 0 or done == config.steps) and _is_main():
+            save_checkpoint(checkpoint, model, ema, optimizer, about, done)
+
+
+def _my_parts(config: TrainingConfig) -> range:
+    """Which parts of each step this process computes."""
+    if not devices.several():
+        return range(config.parts)
+    rank, world = devices.processes().process_index, devices.processes().num_processes
+    if config.parts % world:
+        raise ValueError(f"parts: expected a multiple of {world}, the processes of this run, got {config.parts}")
+    return range(rank, config.parts, world)
+
+
+def _is_main() -> bool:
+    return not devices.several() or devices.processes().is_main_process
 
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(trainable, momentum=config.momentum, **shared)
+    return torch.optim.AdamW(trainable, betas=config.betas, **shared)
 
 
 def _one_step(
     model: nn.Module,
-    optimizer: Any,
+    optimizer: torch.optim.Optimizer,
     loss: Loss,
     n: int,
     config: TrainingConfig,
     step: int,
-    accelerator: Accelerator,
-) -> tuple[float, float]:
-    """One update; returns the loss and the gradient's norm before clipping."""
-    rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    rows = torch.from_numpy(rows_at(step, n, config.batch, config.seed)[rank::world])
+    parts: Sequence[int],
+    guard: Guard,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One update; returns the loss and what else it names, means over all parts, and the norm of the gradient before
+    clipping."""
+    rows = torch.from_numpy(rows_at(step, n, config.batch, config.seed))
     for group in optimizer.param_groups:
         group["lr"] = lr_at(step, config)
     optimizer.zero_grad()
-    with _step_randomness(config.seed, step, rank, device) as generator:
-        with mixed_precision(device, config.bf16):
-            value = loss(model, rows, generator, step)
-        _require_finite(float(value.detach()), "loss", step)
-        accelerator.backward(value)
-    norm = accelerator.clip_grad_norm_(model.parameters(), config.clip if config.clip is not None else math.inf)
-    _require_finite(float(norm), "gradient", step)
+    named, statistics = dict[str, Tensor](), _Statistics(model, config.parts)
+    for part in parts:
+        with _part_randomness(config.seed, step, part, guard.device) as generator:
+            with devices.mixed_precision(guard.device, config.bf16):
+                found = loss(model, rows[part :: config.parts], generator, step)
+            scalars = {"loss": found} if isinstance(found, Tensor) else dict(found)
+            guard.see(scalars["loss"], "loss", step)
+            (scalars["loss"] / config.parts).backward()
+        statistics.add()
+        for name, value in scalars.items():
+            named[name] = named.get(name, 0) + value.detach() / config.parts
+    statistics.settle()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    sum_over_processes([*gradients, *named.values()])
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip if config.clip is not None else math.inf)
+    guard.see(norm, "gradient", step)
+    guard.hold(optimizer)
     optimizer.step()
-    return float(value.detach()), float(norm)
+    return named, norm
 
 
-def _require_finite(value: float, what: str, step: int) -> None:
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"{what} is {value} at step {step + 1}; the weights are those of step {step}. Lower lr, clip harder, or "
-            "look for NaN in the data"
-        )
+class Guard:
+    """Notices numbers that are not finite; on GPUs without waiting, by skipping every update from then on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bad = torch.zeros((), device=device)  # 1 from the first such number on ...
+        self.first = torch.zeros((), device=device)  # ... at this step, 1, 2, ...
+        self.what = "loss or gradient"
+
+    def see(self, value: Tensor, what: str, step: int) -> None:
+        """Look at a scalar."""
+        if self.device.type == "cpu":
+            if not math.isfinite(value):
+                raise _not_finite(f"{what} is {float(value.detach())}", step + 1)
+            return
+        bad = (~torch.isfinite(value.detach())).float()
+        self.first = torch.where(self.bad > 0, self.first, bad * (step + 1))
+        self.bad = torch.maximum(self.bad, bad)
+
+    def hold(self, optimizer: torch.optim.Optimizer) -> None:
+        """Fused optimizers leave weights and moments as they are where this flag is up."""
+        if self.device.type != "cpu":
+            optimizer.found_inf = self.bad  # type: ignore[attr-defined]
+
+    def look(self) -> None:
+        """Wait for the device, and raise FloatingPointError if anything was not finite."""
+        if float(self.bad):
+            raise _not_finite(f"{self.what} is not finite", int(self.first))
+
+
+def _not_finite(what: str, step: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"{what} at step {step}; the weights are those of step {step - 1}. Lower lr (or a margin), clip harder, or "
+        "look for NaN in the data"
+    )
+
+
+class _Statistics:
+    """Running statistics of batch norm: each part starts from the step's, and their mean is kept, of all processes."""
+
+    def __init__(self, model: nn.Module, parts: int) -> None:
+        self.parts = parts
+        self.buffers = [b for b in model.buffers() if b.is_floating_point()] if parts > 1 else []
+        self.before = [b.clone() for b in self.buffers]
+        self.mean = [torch.zeros_like(b) for b in self.buffers]
+
+    def add(self) -> None:
+        for buffer, before, mean in zip(self.buffers, self.before, self.mean, strict=True):
+            mean.add_(buffer, alpha=1 / self.parts)
+            buffer.copy_(before)
+
+    def settle(self) -> None:
+        sum_over_processes(self.mean)
+        for buffer, mean in zip(self.buffers, self.mean, strict=True):
+            buffer.copy_(mean)
+
+
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their sums over the processes of this run, in one exchange."""
+    if not devices.several() or not tensors:
+        return
+    devices.processes()  # they know of each other from here on
+    flat = torch.cat([t.detach().flatten().float() for t in tensors])
+    torch.distributed.all_reduce(flat)
+    for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.detach().copy_(summed.view_as(tensor))
 
 
 # ------------------------------------------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(path: Path, model: nn.Module, ema: EMA, optimizer: Any, config: TrainingConfig, step: int) -> None:
+def save_checkpoint(
+    path: Path, model: nn.Module, ema: EMA, optimizer: Any, about: Mapping[str, Any], step: int
+) -> None:
     """Model, EMA, optimiser moments, step and configuration in one safetensors file, replaced atomically."""
     tensors = {f"model.{n}": v for n, v in model.state_dict().items()}
-    tensors |= {f"ema.{n}": v for n, v in ema.model.state_dict().items()}
+    if ema.model is not model:
+        tensors |= {f"ema.{n}": v for n, v in ema.model.state_dict().items()}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{n}": v for n, v in moments.items()}
-    save_model(path, tensors, step=step, training=asdict(config))
+    save_model(path, tensors, step=step, **about)
 
 
-def load_checkpoint(path: Path, model: nn.Module, ema: EMA, optimizer: Any, config: TrainingConfig) -> int:
+def load_checkpoint(path: Path, model: nn.Module, ema: EMA, optimizer: Any, about: Mapping[str, Any]) -> int:
     """Restore everything from a checkpoint; returns the steps done. ValueError when it belongs to another run."""
     tensors, metadata = read_model(path)
-    expected = json.loads(json.dumps(asdict(config)))
-    if metadata.get("training") != expected:
-        raise ValueError(f"{path}: written by another training configuration; remove it to start anew")
+    ours = {k: v for part in json.loads(json.dumps(about)).values() for k, v in part.items()}
+    theirs = {k: v for part in about for k, v in metadata.get(part, {}).items()}
+    if theirs != ours:
+        raise ValueError(f"{path}: a checkpoint of another run ({_difference(theirs, ours)}); delete it to start anew")
     try:
         model.load_state_dict(_under("model.", tensors))
-        ema.model.load_state_dict(_under("ema.", tensors))
+        if ema.model is not model:
+            ema.model.load_state_dict(_under("ema.", tensors))
     except RuntimeError as error:
-        raise ValueError(f"{path}: written by another network ({error}); remove it to start anew") from None
+        raise ValueError(f"{path}: written by another network ({error}); delete it to start anew") from None
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in _under("optimizer.", tensors).items():
         i, key = name.split(".", 1)
@@ -245,89 +397,43 @@ def load_checkpoint(path: Path, model: nn.Module, ema: EMA, optimizer: Any, conf
     return int(metadata["step"])
 
 
+def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    return ", ".join(f"{name}: {theirs.get(name)} there, {ours.get(name)} here" for name in names)
+
+
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
-def save_model(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
-    """Write one self-describing safetensors file, atomically; ``metadata`` is JSON data, one entry per keyword."""
-    plain = {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(plain, temporary, metadata={k: json.dumps(v, sort_keys=True) for k, v in metadata.items()})
-
-
-def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file written by ``save_model``; what ``compact`` rounded comes back as float32."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such model file; train it or name another")
-    with safe_open(path, framework="pt") as file:
-        metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-    return expanded(load_file(path)), metadata
-
-
 class TrainingLog:
-    """Appends step, loss, learning rate, gradient norm and samples per second to a CSV, ``lines`` times in all."""
+    """Appends step, loss (and what else it names), learning rate, gradient norm and samples per second to a CSV.
 
-    def __init__(self, path: Path, config: TrainingConfig, lines: int = 200) -> None:
-        self.path, self.config, self.every = path, config, max(1, config.steps // lines)
-        self.losses: list[float] = []
-        self.time = time.perf_counter()
-        if not path.is_file():
-            self._append(["step", "loss", "lr", "gradient_norm", "samples_per_second"])
-
-    def write(self, state: State) -> None:
-        """Note a state; the line written now and then holds the mean loss since the last one."""
-        self.losses.append(state.loss)
-        if state.step % self.every and state.step != self.config.steps:
-            return
-        now = time.perf_counter()
-        rate = len(self.losses) * self.config.batch / (now - self.time)
-        loss = sum(self.losses) / len(self.losses)
-        self._append([state.step, f"{loss:.5f}", f"{state.lr:.2e}", f"{state.gradient_norm:.3f}", f"{rate:.0f}"])
-        self.losses, self.time = [], now
-
-    def _append(self, row: list[object]) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(row)
-
-
-# ---------------------------------------------------------------------------------------------------- denoising
-
-
-def denoising_loss(
-    latents: Tensor,
-    contexts: Tensor | None,
-    schedule: Schedule,
-    prediction: str = "eps",
-    context_drop: float = 0.0,
-) -> Loss:
-    """E w(t) || eps - denoiser(x_t, t, context) ||^2, t uniform (IDiff-Face, Section 3; DDPM eq. 14 for w = 1).
-
-    latents (N, C, h, w) and contexts (N, d), in memory, float16 or float32. prediction: "eps" for w = 1 (the papers),
-    "v" for w = 1 / abar_t, which is the plain loss of v = sqrt(abar) eps - sqrt(1 - abar) x_0 for any denoiser.
-    context_drop: probability of replacing a sample's context by the null context, the zero vector (0 in IDiff-Face).
+    ``lines`` times in all; between lines nothing waits for the device. extra: columns that `write` is given numbers of.
     """
-    if contexts is not None and len(contexts) != len(latents):
-        raise ValueError(f"contexts: expected one per latent ({len(latents)}), got {len(contexts)}")
-    if prediction not in ("eps", "v"):
-        raise ValueError(f"prediction: expected 'eps' or 'v', got {prediction!r}")
-    abar = schedule.alphas_cumprod
 
-    def loss(denoiser: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
-        device = generator.device
-        x0 = latents[rows].to(device).float()
-        t = uniform_timesteps(len(rows), schedule, generator)
-        noise = torch.randn(x0.shape, generator=generator, device=device)
-        a = abar.to(device)[t]
-        y = None if contexts is None else _drop(contexts[rows].to(device).float(), context_drop, generator)
-        error = (denoiser(add_noise(x0, noise, a), t, y).float() - noise).square().flatten(1).mean(1)
-        return (error / a if prediction == "v" else error).mean()
+    def __init__(self, path: Path, config: TrainingConfig, lines: int = 200, extra: Sequence[str] = ()) -> None:
+        self.path, self.config, self.every, self.extra = path, config, max(1, config.steps // lines), extra
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.time = 0, time.perf_counter()
 
-    return loss
+    def write(self, state: State, **numbers: float) -> None:
+        """Note a state; the line written now and then holds means since the last one. Only the main process writes."""
+        for name, value in {"loss": state.loss, **state.named}.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.count += 1
+        if state.step % self.every and state.step != self.config.steps and not numbers:
+            return
+        if _is_main():
+            self._line(state, numbers)
+        self.sums, self.count, self.time = {}, 0, time.perf_counter()
 
-
-def _drop(contexts: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    if probability == 0:
-        return contexts
-    kept = torch.rand(len(contexts), generator=generator, device=contexts.device) >= probability
-    return contexts * kept[:, None]
+    def _line(self, state: State, numbers: Mapping[str, float]) -> None:
+        means = {name: f"{float(total) / self.count:.5f}" for name, total in self.sums.items()}
+        rate = self.count * self.config.batch / (time.perf_counter() - self.time)
+        row = {"step": state.step, **means, "lr": f"{state.lr:.2e}"}
+        row |= {"gradient_norm": f"{float(state.gradient_norm):.3f}", "samples_per_second": f"{rate:.0f}"}
+        row |= {name: f"{numbers[name]:.4f}" if name in numbers else "" for name in self.extra}
+        new = not self.path.is_file()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([*[list(row)] * new, list(row.values())])

@@ -17,15 +17,17 @@ LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # le
 LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy")
 
 
-def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 (B, H, W, 3) in 0..255 -> float32 (B, 3, H, W) in [-1, 1]."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
-            f"images: expected uint8 (B, H, W, 3), got {images.dtype} {images.shape}; convert to RGB first"
-        )
+def to_tensor(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """uint8 (B, H, W, 3) in 0..255, an array or a tensor -> float32 (B, 3, H, W) in [-1, 1], on the same device."""
     import torch
 
-    return torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
+        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(
+            f"images: expected uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}; convert to RGB first"
+        )
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:

@@ -20,7 +20,6 @@ import pandas as pd
 from facetransport.data import detection
 from facetransport.data.alignment import transform_points, warp
 from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
-from facetransport.world.captions import PHRASES
 
 PEOPLE, PHOTOGRAPHS, SHAPE = 40, 10, (112, 92)
 UPSCALE, BORDER = 3, 16
@@ -81,16 +80,15 @@ def build(size: int) -> tuple[FaceSet, list[str]]:
 def attributes(path: Path = ATTRIBUTES) -> pd.DataFrame:
     """What a describer may say of the 40 people: nullable boolean (40, A), NA where it cannot be judged.
 
-    The index is ``identity`` (0 to 39, as in ``build``), columns are attributes of ``captions.PHRASES``. Judged by
+    The index is ``identity`` (0 to 39, as in ``build``), columns are attributes that `facetransport.world.captions` has phrases for. Judged by
     looking at the photographs (the file's head says how): impressions of one annotator, not ground truth, and for
     research on descriptions only. Eyeglasses are those of most photographs of a person.
     """
     table = pd.read_csv(path, comment="#", index_col="subject", dtype="Int64")
     table.index = pd.Index(table.index - 1, name="identity")
-    unknown = [name for name in table if name not in PHRASES]
-    if unknown or table.index.tolist() != list(range(PEOPLE)) or not (table.isna() | table.isin([0, 1])).all(axis=None):
+    if table.index.tolist() != list(range(PEOPLE)) or not (table.isna() | table.isin([0, 1])).all(axis=None):
         raise ValueError(
-            f"{path}: expected subjects 1 to {PEOPLE} in order, 0, 1 or nothing under names of captions.PHRASES, "
-            f"got {len(table)} rows, unknown names {unknown}; reinstall facetransport"
+            f"{path}: expected subjects 1 to {PEOPLE} in order and 0, 1 or nothing of each, got {len(table)} rows; "
+            "reinstall facetransport"
         )
     return table.astype("boolean")

@@ -6,7 +6,7 @@ scaled to zero mean and unit deviation per channel; the VQ code is IDiff-Face's:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion.batching import MICRO_BATCH, in_fixed_batches
-from facetransport.tensors import compact, half, seeded
-from facetransport.training import Loss, State, TrainingConfig, read_model, save_model, train
+from facetransport.tensors import compact, half, read_model, save_model, seeded
+from facetransport.training import Loss, pick
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 """images (B, 3, H, W) in [-1, 1] -> feature tensors (B, C, ...), differentiable: what two images should agree in."""
@@ -184,6 +184,11 @@ class Autoencoder:
         self.code = code.eval().requires_grad_(False)
         self.config = code.config
 
+    def to(self, device: torch.device | str) -> Autoencoder:
+        """The same network on another device (moved, not copied)."""
+        self.code.to(device)
+        return self
+
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """(C, h, w) of the code of a square image of side ``size``."""
         if size % self.config.downsample:
@@ -209,7 +214,8 @@ class Autoencoder:
     def encode_faceset(self, faceset: FaceSet, flip: bool = False) -> Tensor:
         """Codes of a whole FaceSet (of its mirror images with ``flip``): float32 (N, C, h, w)."""
         parts = (faceset.images[i : i + 512] for i in range(0, len(faceset), 512))
-        return torch.cat([self.encode(to_tensor(p[:, :, ::-1] if flip else p)) for p in parts])
+        device = next(self.code.parameters()).device
+        return torch.cat([self.encode(to_tensor(p[:, :, ::-1] if flip else p).to(device)).cpu() for p in parts])
 
 
 def build(config: CodeConfig) -> KLCode | VQCode:
@@ -229,17 +235,17 @@ class LossWeights:
     regulariser: float = 1e-6
 
 
-def code_loss(images: np.ndarray, weights: LossWeights, features: Features | None = None) -> Loss:
-    """Reconstruction loss over uint8 images (N, H, W, 3), each mirrored half of the time.
+def code_loss(images: np.ndarray | Tensor, weights: LossWeights, features: Features | None = None) -> Loss:
+    """Reconstruction loss over uint8 images (N, H, W, 3), each mirrored half of the time, of a code's ``reconstruct``.
 
     The centre, where the aligned face is, weighs more than the border: see ``face_weight``.
     """
     size = images.shape[1]
     weight = face_weight(size)
 
-    def loss(code: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
-        x = _mirrored(to_tensor(images[rows.numpy()]).to(generator.device), generator)
-        y, regulariser = code(x, generator)
+    def loss(code: Any, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        x = mirrored(to_tensor(pick(images, rows, generator.device)), generator)
+        y, regulariser = code.reconstruct(x, generator)
         w = weight.to(x.device)
         total = (w * (y - x).abs()).mean() + weights.gradient * gradient_difference(y, x, w)
         if features is not None and weights.features and step >= weights.features_from:
@@ -278,32 +284,10 @@ def feature_difference(features: Features, y: Tensor, x: Tensor) -> Tensor:
     return torch.stack([(g - w).square().sum(1).mean() for g, w in zip(got, wanted, strict=True)]).mean()
 
 
-def _mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
+def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image (B, C, H, W) mirrored half of the time."""
     flip = torch.rand(len(x), generator=generator, device=x.device) < 0.5
     return torch.where(flip[:, None, None, None], x.flip(3), x)
-
-
-class _Reconstruct(nn.Module):
-    """``reconstruct`` as ``forward``, which is what distributed wrappers call."""
-
-    def __init__(self, code: KLCode | VQCode) -> None:
-        super().__init__()
-        self.code = code
-
-    def forward(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return self.code.reconstruct(images, generator)
-
-
-def train_code(
-    code: KLCode | VQCode,
-    faceset: FaceSet,
-    config: TrainingConfig,
-    weights: LossWeights,
-    features: Features | None = None,
-    checkpoint: Path | None = None,
-) -> Iterator[State]:
-    """Train a code on a FaceSet: ``training.train`` with ``code_loss``; ``state.ema.code`` is the network to keep."""
-    return train(_Reconstruct(code), code_loss(faceset.images, weights, features), len(faceset), config, checkpoint)
 
 
 def save(path: Path, code: KLCode | VQCode, **metadata: Any) -> None:

@@ -24,7 +24,7 @@ from facetransport.diffusion import denoisers
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.unet import UNetConfig
 from facetransport.files import file_digest
-from facetransport.training import save_model
+from facetransport.tensors import save_model
 from facetransport.version import code_version
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -68,6 +69,12 @@ class Schedule:
     def _arguments(self) -> dict[str, Any]:
         data = asdict(self)
         return {"num_train_timesteps": data.pop("timesteps"), "beta_schedule": KINDS[data.pop("kind")], **data}
+
+
+@lru_cache(maxsize=16)
+def abar_on(schedule: Schedule, device: torch.device) -> Tensor:
+    """``schedule.alphas_cumprod`` where it is used, sent there once."""
+    return schedule.alphas_cumprod.to(device)
 
 
 def add_noise(x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facetransport.diffusion.batching import in_fixed_batches
 from facetransport.diffusion.denoisers import MLPBlock
 from facetransport.diffusion.schedule import Schedule, eps_from_v
 from facetransport.diffusion.unet import sinusoid
@@ -180,3 +181,12 @@ class VectorDenoiser(nn.Module):
     def forward(self, z: Tensor, t: Tensor, tokens: Tensor | None = None) -> Tensor:
         v = self.body(z, t, tokens)
         return eps_from_v(z, v, self.abar[t])
+
+
+@torch.inference_mode()
+def prompts_of(denoiser: VectorDenoiser, tokens: Tensor) -> Tensor:
+    """What a denoiser takes in the place of tokens (B, L, e), row by row (B, ...), see ``VectorDenoiser.prompt``.
+
+    In batches of one size, as ``sample`` evaluates the network: a description's prompt is the same in all.
+    """
+    return in_fixed_batches(denoiser.prompt, tokens.to(denoiser.abar.device), size=denoiser.micro_batch)

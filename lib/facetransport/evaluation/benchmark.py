@@ -12,7 +12,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,22 @@ import numpy as np
 import pandas as pd
 
 from facetransport import files
-from facetransport.companion.profiles import RecogniserTraining
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation.protocols import separability, verify
 from facetransport.evaluation.statistics import Estimate
 from facetransport.recognition.augmentation import PublishedAugment
-from facetransport.recognition.iresnet import IResNet, IResNetRecogniser
+from facetransport.recognition.iresnet import IResNet, IResNetConfig, IResNetRecogniser
 from facetransport.recognition.recogniser import embed_faceset
-from facetransport.recognition.training import State, load_model, save_model, train
+from facetransport.recognition.training import (
+    HeadConfig,
+    Learner,
+    classes_of,
+    digest_of,
+    load_network,
+    recogniser_loss,
+    save_network,
+)
+from facetransport.training import TrainingConfig, train
 
 OPERATIONS = {"flip": 0, "randaugment": 4}  # of RandAugment on every image, beside mirror images
 CURVE, RESULT = "curve.csv", "result.json"
@@ -119,13 +127,13 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 def train_and_test(
     faces: FaceSet,
-    config: RecogniserTraining,
+    network: IResNetConfig,
+    head: HeadConfig,
+    training: TrainingConfig,
     val: FaceSet,
     tests: Mapping[str, FaceSet],
     *,
     augmentation: str,
-    lr: float,
-    seed: int,
     evaluations: int,
     folder: Path,
     bootstrap: int = 1000,
@@ -136,25 +144,22 @@ def train_and_test(
     and ``result.json``; an attempt that was interrupted there is continued, bit for bit. bootstrap: resamples of people
     for the intervals. Raises ValueError for bad input and FloatingPointError when the loss is not finite.
     """
-    run = row(config, augmentation, lr, seed)
-    points = evaluation_steps(run.steps, evaluations)
+    if augmentation not in OPERATIONS:
+        raise ValueError(f"augmentation: expected one of {', '.join(OPERATIONS)}; got {augmentation!r}")
+    points = evaluation_steps(training.steps, evaluations)
     _check(val, tests)
-    augment = PublishedAugment(run.randaugment)
-    for state in train(faces, run, checkpoint=folder / CHECKPOINT, every=run.steps // evaluations, augment=augment):
+    learner = Learner.drawn(network, head, int(classes_of(faces).max()) + 1, training.seed)
+    loss = recogniser_loss(faces, network.input_size, PublishedAugment(OPERATIONS[augmentation]))
+    identity = {"data": digest_of(faces), "augmentation": augmentation}
+    every = training.steps // evaluations
+    for state in train(learner, loss, len(faces), training, folder / CHECKPOINT, every, identity):
         if state.step in points:
-            look(state, val, tests, folder)
-    result = conclude(faces, run, augmentation, tests, folder, bootstrap)
+            look(state.step, float(state.loss), learner.network, val, tests, folder)
+    result = conclude(faces, training, augmentation, tests, folder, bootstrap)
     _save_result(result, folder)
     for left_over in (CHECKPOINT, BEST):
         (folder / left_over).unlink(missing_ok=True)
     return result
-
-
-def row(config: RecogniserTraining, augmentation: str, lr: float, seed: int) -> RecogniserTraining:
-    """What one run trains with."""
-    if augmentation not in OPERATIONS:
-        raise ValueError(f"augmentation: expected one of {', '.join(OPERATIONS)}; got {augmentation!r}")
-    return replace(config, lr=lr, seed=seed, augment=True, randaugment=OPERATIONS[augmentation])
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
@@ -164,27 +169,27 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     return [round(steps * (k + 1) / evaluations) for k in range(evaluations)]
 
 
-def look(state: State, val: FaceSet, tests: Mapping[str, FaceSet], folder: Path) -> None:
+def look(step: int, loss: float, network: IResNet, val: FaceSet, tests: Mapping[str, FaceSet], folder: Path) -> None:
     """Add a row to the curve; keep the weights if they are the best on ``val`` so far."""
-    accuracies = {name: validate(state.model, faces, flip=True) for name, faces in {"val": val, **tests}.items()}
-    earlier = [r for r in _rows(folder) if r["step"] < state.step]  # an interrupted attempt may have come further
+    accuracies = {name: validate(network, faces, flip=True) for name, faces in {"val": val, **tests}.items()}
+    earlier = [r for r in _rows(folder) if r["step"] < step]  # an interrupted attempt may have come further
     if all(accuracies["val"] > r["val"] for r in earlier):
-        save_model(folder / BEST, state.model, step=state.step)
+        save_network(folder / BEST, network, step=step)
     with files.replacing(folder / CURVE) as temporary:
-        new = {"step": state.step, "loss": state.loss, **accuracies}
+        new = {"step": step, "loss": loss, **accuracies}
         pd.DataFrame([*earlier, new]).to_csv(temporary, index=False)
 
 
 def conclude(
     faces: FaceSet,
-    run: RecogniserTraining,
+    run: TrainingConfig,
     augmentation: str,
     tests: Mapping[str, FaceSet],
     folder: Path,
     bootstrap: int,
 ) -> Result:
     """Test the kept weights, with intervals, and say what selection on the tests would have said."""
-    curve, model = _rows(folder), load_model(folder / BEST)
+    curve, model = _rows(folder), load_network(folder / BEST)
     picked = max(curve, key=lambda r: r["val"])  # the first of equals, as `look` keeps
     peeked = max(curve, key=lambda r: np.mean([r[name] for name in tests]))
     return Result(

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion.batching import in_fixed_batches
+from facetransport.diffusion.denoising import denoising_loss
 from facetransport.diffusion.guidance import Denoiser
 from facetransport.diffusion.sampling import sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule
@@ -30,7 +31,7 @@ from facetransport.diffusion.unet import UNet, UNetConfig
 from facetransport.generation import CHUNK, Model
 from facetransport.recognition.plda import Plda, root, within_covariance
 from facetransport.recognition.recogniser import Recogniser, device_of, embed_faceset
-from facetransport.training import Loss, denoising_loss
+from facetransport.training import Loss
 
 CODE = (3, 32, 32)  # of an image of 128 x 128 pixels (VQ-f4 of latent diffusion, un-normalised)
 CONTEXT, PROJECTED = 512, 256  # ElasticFace's embedding, and what CPD acts on

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from facetransport.companion.artifacts import Recipe
-from facetransport.companion.experiments import autoencoder, idiff_face, recognisers, roles
+from facetransport.companion.experiments import autoencoder, diface_study, idiff_face, recognisers, roles
 from facetransport.companion.experiments import synthetic_recognition as synthetic
 from facetransport.companion.profiles import ROLES, Profile
-from facetransport.papers import diface_likelihood, diface_study
 
 
 def data_recipes(profile: Profile) -> list[Recipe]:
@@ -24,7 +23,7 @@ def network_recipes(profile: Profile) -> list[Recipe]:
 def experiment_recipes(profile: Profile) -> list[Recipe]:
     """Trainings whose results, not whose weights, are kept: a few KB each."""
     runs = [*synthetic.pilot_runs(profile).values(), *synthetic.recognition_runs(profile).values()]
-    runs += [*diface_study.study_recipes(profile), *diface_likelihood.recipes(profile)]
+    runs += [*diface_study.study_recipes(profile), *diface_study.level_recipes(profile)]
     return list({recipe.key: recipe for recipe in runs}.values())
 
 

@@ -16,12 +16,13 @@ from facetransport.companion.profiles import Autoencoder as AutoencoderSection
 from facetransport.companion.profiles import Decoder as DecoderSection
 from facetransport.companion.profiles import Profile, as_config
 from facetransport.data.faceset import FaceSet
+from facetransport.devices import device
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.autoencoder import Autoencoder, CodeConfig, Features, KLCode, LossWeights, VQCode
 from facetransport.recognition.align import network_input
 from facetransport.recognition.iresnet import IResNetRecogniser
-from facetransport.tensors import compact, seeded
-from facetransport.training import TrainingConfig, TrainingLog, save_model
+from facetransport.tensors import compact, save_model, seeded
+from facetransport.training import TrainingConfig, TrainingLog, resident, train
 from facetransport.version import code_version
 
 MODEL, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
@@ -34,7 +35,7 @@ def recipes(profile: Profile) -> tuple[Recipe, ...]:
 
 def load_folders(folders: Sequence[Path]) -> Autoencoder:
     """The autoencoder from the folders of ``recipes``."""
-    return codes.load(*(folder / MODEL for folder in folders))
+    return codes.load(*(folder / MODEL for folder in folders)).to(device())
 
 
 def load_autoencoder(profile: Profile, store: Store) -> Autoencoder:
@@ -150,9 +151,10 @@ def _train_into(
     features: Features | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """The trained network, and what its file says of it."""
-    log = TrainingLog(folder / "log.csv", training)
-    for state in codes.train_code(code, faceset, training, weights, features, folder / CHECKPOINT):
+    log, where = TrainingLog(folder / "log.csv", training), device()
+    loss = codes.code_loss(resident(faceset.images, where), weights, features)
+    for state in train(code, loss, len(faceset), training, folder / CHECKPOINT):
         log.write(state)
-    final: Any = state.ema.code.to("cpu")
-    metrics = {"psnr": codes.psnr(Autoencoder(final), faceset.tensor(slice(0, 256))), "loss": state.loss}
+    final: Any = state.ema.to("cpu")
+    metrics = {"psnr": codes.psnr(Autoencoder(final), faceset.tensor(slice(0, 256))), "loss": float(state.loss)}
     return final, {"step": state.step, "code_version": code_version(), "metrics": metrics}

@@ -18,7 +18,9 @@ from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import autoencoder, recognisers, roles
 from facetransport.companion.profiles import IDiffFace, Profile, as_config
 from facetransport.data.faceset import FaceSet
+from facetransport.devices import device
 from facetransport.diffusion import autoencoder as codes
+from facetransport.diffusion.denoising import denoising_loss
 from facetransport.diffusion.sampling import sample_seeds
 from facetransport.diffusion.schedule import Schedule
 from facetransport.generation import Model, build, generate_into, load_model
@@ -31,8 +33,8 @@ from facetransport.papers.idiff_face import (
     uniform_contexts,
 )
 from facetransport.recognition.plda import Plda
-from facetransport.tensors import compact, seeded
-from facetransport.training import TrainingConfig, TrainingLog, denoising_loss, read_model, save_model, train
+from facetransport.tensors import compact, read_model, save_model, seeded
+from facetransport.training import TrainingConfig, TrainingLog, resident, train
 from facetransport.version import code_version
 
 UNCONDITIONAL = "unconditional"  # the variant that draws the faces of two-stage contexts
@@ -117,7 +119,7 @@ def _read_contexts(folder: Path) -> Tensor:
 def load(profile: Profile, store: Store, cpd: float | None = None, variant: str | None = None) -> Model:
     """The model of a profile: shipped, cached, or trained now. Arguments as for ``recipe``."""
     path = store.get(recipe(profile, cpd, variant)) / MODEL
-    return load_model(path, autoencoder.load_autoencoder(profile, store))
+    return load_model(path, autoencoder.load_autoencoder(profile, store)).to(device())
 
 
 def network_config(section: IDiffFace, shape: Sequence[int], context_dim: int) -> dict[str, Any]:
@@ -173,12 +175,14 @@ def _make(section: IDiffFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     config, training = network_config(section, latents.shape[1:], contexts.shape[1]), training_config(section)
     with seeded(section.seed):
         denoiser = build(config)
-    loss = denoising_loss(latents, contexts, Schedule(**config["schedule"]), section.prediction, section.context_drop)
+    data_here = (resident(part, device()) for part in (latents, contexts))
+    schedule = Schedule(**config["schedule"])
+    loss = denoising_loss(*data_here, schedule, section.prediction, section.context_drop)
     log, checkpoint = TrainingLog(folder / "log.csv", training), folder / "checkpoint.safetensors"
     for state in train(denoiser, loss, len(latents), training, checkpoint):
         log.write(state)
     facts = {"config": config, "step": state.step, "data": upstream[0].name, "code_version": code_version()}
-    save_model(folder / MODEL, compact(state.ema.state_dict(), SMALLEST), **facts, metrics={"loss": state.loss})
+    save_model(folder / MODEL, compact(state.ema.state_dict(), SMALLEST), **facts, metrics={"loss": float(state.loss)})
     checkpoint.unlink(missing_ok=True)
 
 
@@ -348,6 +352,5 @@ def _make_set(config: dict[str, Any], folder: Path, upstream: tuple[Path, ...]) 
 
 
 def _read_model(network: Path, code: Sequence[Path]) -> Model:
-    """The model of a network's artefact and its autoencoder's, on a GPU where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_model(network / MODEL, autoencoder.load_folders(code)).to(device)
+    """The model of a network's artefact and its autoencoder's."""
+    return load_model(network / MODEL, autoencoder.load_folders(code)).to(device())

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import roles
 from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
+from facetransport.devices import device
 from facetransport.evaluation.benchmark import validate
 from facetransport.recognition import dlib
+from facetransport.recognition.augmentation import Augment
 from facetransport.recognition.dlib import DlibRecogniser
-from facetransport.recognition.iresnet import IResNetRecogniser
-from facetransport.recognition.training import Log, due, load_model, save_model, train
+from facetransport.recognition.iresnet import IResNetConfig, IResNetRecogniser
+from facetransport.recognition.training import (
+    HeadConfig,
+    Learner,
+    digest_of,
+    load_network,
+    published,
+    recogniser_loss,
+    save_network,
+)
+from facetransport.training import TrainingConfig, TrainingLog, train
 from facetransport.version import code_version
 
 NETWORKS = {"reference": "encoder", "judge": "train"}  # a network's section and its people
@@ -30,24 +44,44 @@ def recipe(profile: Profile, name: str = "reference") -> Recipe:
     return Recipe(f"recognition.{name}", as_config(section), partial(_make, section), upstream=upstream)
 
 
+def network_config(section: RecogniserTraining) -> IResNetConfig:
+    """The shape of a section's network."""
+    shape: Any = (section.layers, section.widths, section.strides)
+    return IResNetConfig(*shape, section.size, section.embedding, section.dropout)
+
+
+def head_config(section: RecogniserTraining) -> HeadConfig:
+    """A section's margin softmax."""
+    return HeadConfig(section.head, section.scale, section.margin)
+
+
+def training_config(section: RecogniserTraining) -> TrainingConfig:
+    """How a section's network is trained."""
+    changes = {"weight_decay": section.weight_decay, "momentum": section.momentum, "bf16": section.bf16}
+    return published(section.steps, section.batch, section.lr, section.seed, **changes)
+
+
 def _make(section: RecogniserTraining, folder: Path, upstream: tuple[Path, ...]) -> None:
     """Train on upstream[0], validate on upstream[1], into ``folder``; continues an interrupted attempt."""
     faces, val = (FaceSet.load(path) for path in upstream)
-    checkpoint = folder / "checkpoint.safetensors"
-    log = Log(folder / "log.csv", section.batch)
-    for state in train(faces, section, checkpoint=checkpoint, every=CHECKPOINT_EVERY):
-        accuracy = validate(state.model, val) if due(state.step, section.steps, 1000) else None
-        if accuracy is not None or due(state.step, section.steps, 100):
-            log.write(state, accuracy)
-    metrics = {"val_accuracy": accuracy, "train_accuracy": state.accuracy, "loss": state.loss}
+    learner = Learner.drawn(network_config(section), head_config(section), len(np.unique(faces.identity)), section.seed)
+    augment = Augment(section.randaugment) if section.augment else None
+    loss, training = recogniser_loss(faces, section.size, augment), training_config(section)
+    log = TrainingLog(folder / "log.csv", training, extra=["val_accuracy"])
+    checkpoint, identity = folder / "checkpoint.safetensors", {"data": digest_of(faces)}
+    for state in train(learner, loss, len(faces), training, checkpoint, CHECKPOINT_EVERY, identity):
+        looks = state.step % 1000 == 0 or state.step == section.steps
+        accuracy = {"val_accuracy": validate(learner.network, val)} if looks else {}
+        log.write(state, **accuracy)
+    metrics = accuracy | {"train_accuracy": float(state.named["accuracy"]), "loss": float(state.loss)}
     facts = {"step": state.step, "data": [path.name for path in upstream], "code_version": code_version()}
-    save_model(folder / MODEL, state.model, small=True, **facts, metrics=metrics)
+    save_network(folder / MODEL, learner.network, small=True, **facts, metrics=metrics)
     checkpoint.unlink(missing_ok=True)
 
 
 def read(folder: Path, name: str = "reference", flip: bool = False) -> IResNetRecogniser:
     """The recogniser of a finished artefact."""
-    return IResNetRecogniser(load_model(folder / MODEL), name, flip)
+    return IResNetRecogniser(load_network(folder / MODEL), name, flip).to(device())
 
 
 def load_recogniser(profile: Profile, store: Store, name: str = "reference", flip: bool = False) -> IResNetRecogniser:

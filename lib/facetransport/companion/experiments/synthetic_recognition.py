@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from facetransport.companion.artifacts import Recipe
-from facetransport.companion.experiments import roles
+from facetransport.companion.experiments import recognisers, roles
 from facetransport.companion.experiments.idiff_face import dataset_recipe
 from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
@@ -22,22 +23,24 @@ def run_recipe(profile: Profile, faces: Recipe, name: str, augmentation: str, lr
     """
     section = profile.synthetic_recognition
     settings = {"evaluations": section.evaluations, "bootstrap": profile.evaluation.bootstrap}
-    run = as_config(benchmark.row(section.training, augmentation, lr, seed))
-    chosen = {"augmentation": augmentation, "lr": lr, "seed": seed, **settings}
+    operations = benchmark.OPERATIONS[augmentation]
+    run = replace(section.training, lr=lr, seed=seed, augment=True, randaugment=operations)
+    chosen = {"augmentation": augmentation, **settings}
     tested = (roles.recipe(profile, "val"), roles.recipe(profile, "test"), roles.orl_recipe(profile.rendered.size))
     return Recipe(
         stage=f"synthetic_recognition.{name}",
-        config={**run, **chosen},
-        make=partial(_make, section.training, chosen),
+        config={**as_config(run), **chosen},
+        make=partial(_make, run, chosen),
         upstream=(faces, *tested),
         label=f"{augmentation}, lr {lr:g}, seed {seed}",
     )
 
 
-def _make(training: RecogniserTraining, chosen: Mapping[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
+def _make(section: RecogniserTraining, settings: Mapping[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
     """Train on upstream[0], pick on upstream[1], test on upstream[2] and [3]; continues an interrupted attempt."""
     faces, val, rendered, orl = (FaceSet.load(path) for path in upstream)
-    benchmark.train_and_test(faces, training, val, {"rendered": rendered, "orl": orl}, folder=folder, **chosen)
+    how = recognisers.network_config(section), recognisers.head_config(section), recognisers.training_config(section)
+    benchmark.train_and_test(faces, *how, val, {"rendered": rendered, "orl": orl}, folder=folder, **settings)
 
 
 def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:

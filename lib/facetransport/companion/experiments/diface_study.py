@@ -1,4 +1,4 @@
-"""DiFace measured (`facetransport.papers.diface`): verification, and every line of the ablations, a few KB each.
+"""DiFace measured (`facetransport.papers.diface`): verification, every line of the ablations, D's levels of noise.
 
 Protocols: papers.md 1.6, as far as those of arXiv 2312.01367 could be read; what is varied, and how far, is ours.
 """
@@ -14,9 +14,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments.diface import (
+    BASELINES,
+    assemble,
+    baseline_recipe,
+    denoiser_recipe,
+    describer_of,
+    faces_recipe,
+    ours,
+    pixels_recipe,
+    population_recipe,
+    read_baseline,
+    read_faces,
+    read_population,
+    refinement_recipe,
+)
 from facetransport.companion.profiles import DiFace, Evaluation, Profile, as_config
+from facetransport.evaluation.described import Faces, Matcher, captions_of
 from facetransport.evaluation.descriptions import (
     DescriptionVerification,
     Match,
@@ -24,32 +41,16 @@ from facetransport.evaluation.descriptions import (
     draw_pairs,
     verify_descriptions,
 )
+from facetransport.evaluation.matchers import DRAWS, Bayes, Likelihood
 from facetransport.evaluation.statistics import Estimate
 from facetransport.files import write_json
-from facetransport.papers.diface import (
-    Faces,
-    Matcher,
-    assemble,
-    captions_of,
-    denoiser_recipe,
-    describer_of,
-    faces_recipe,
-    ours,
-    population_recipe,
-    read_faces,
-    read_population,
-    refinement_recipe,
-)
-from facetransport.papers.diface_baselines import BASELINES, Bayes, baseline_recipe, pixels_recipe, read_baseline
 from facetransport.world.captions import Describer
 
 RESULT = "result.json"
 STUDY_SETS = 2  # of pairs, in ablations
 MOST_STEPS = 10  # that a line of a study trains an R for
 SMALL = 2_000  # people, where encoders are compared: dlib is the slow one
-
-
-# --------------------------------------------------------------------------------------------------------- verification
+LEVELS = (4.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)  # log signal-to-noise
 
 
 def matches(
@@ -244,3 +245,56 @@ def recipes(profile: Profile) -> list[Recipe]:
 def study_recipes(profile: Profile) -> list[Recipe]:
     """Every line of the study, each once."""
     return list({r.key: r for r in (study_recipe(profile, name) for name in study(profile))}.values())
+
+
+# ------------------------------------------------------------------------------------------------------- D as a density
+
+
+def level_recipe(profile: Profile, level: float) -> Recipe:
+    """The result at one level: result.json, verification at random and hard negatives, and the AUC on `val` pairs."""
+    section, evaluation = profile.diface, profile.evaluation
+    config = {"level": level, "draws": DRAWS, "tokens": section.tokens, "told": as_config(describer_of(section))}
+    faces = (faces_recipe(profile, role, section.encoder) for role in ("val", "gallery"))
+    upstream = (*faces, denoiser_recipe(profile, section))
+    make = partial(_make_level, section, level, evaluation)
+    return Recipe(
+        "diface.likelihood",
+        config | {"evaluation": as_config(evaluation)},
+        make,
+        upstream=upstream,
+        label=f"level {level:g}",
+    )
+
+
+def level_recipes(profile: Profile) -> list[Recipe]:
+    """The result at every level."""
+    return [level_recipe(profile, level) for level in LEVELS]
+
+
+def load_levels(profile: Profile, store: Store) -> pd.DataFrame:
+    """The numbers of ``result.json`` by column, one row a level (the index, log SNR)."""
+    found = [json.loads((store.get(r) / RESULT).read_text(encoding="utf-8")) for r in level_recipes(profile)]
+    return pd.DataFrame(found, index=pd.Index(LEVELS, name="level"))
+
+
+def best_level(levels: pd.DataFrame) -> float:
+    """The level of the highest AUC on `val` pairs."""
+    return LEVELS[int(levels["val_auc"].to_numpy().argmax())]
+
+
+def _make_level(
+    section: DiFace, level: float, evaluation: Evaluation, folder: Path, upstream: tuple[Path, ...]
+) -> None:
+    val, test = (read_faces(path) for path in upstream[:2])
+    matcher, told = Likelihood(assemble(section, upstream[2]).denoiser, section.tokens, level), describer_of(section)
+    found = [
+        [matcher.match(captions_of(faces, told, seed), faces, seed) for seed in range(sets)]
+        for faces, sets in ((val, 1), (test, STUDY_SETS))
+    ]
+    pairs = draw_pairs(val.identity, 0, evaluation.pairs, "other")
+    numbers: dict[str, Any] = {
+        "val_auc": float(roc_auc_score(pairs.same, found[0][0].pairs(pairs.caption, pairs.image)))
+    }
+    for name, hard in (("random", False), ("hard", True)):
+        numbers |= numbers_of(name, verification(found[0], found[1], (val, test), evaluation, hard=hard))
+    write_json(folder / RESULT, numbers)

@@ -1,6 +1,6 @@
-"""Search by words: type a description, see who of a gallery fits it best (DiFace, `facetransport.papers.diface`).
+"""Search by words: type a description, see who of a gallery fits it best.
 
-    q = R(zhat_0(c))                       what to look for            Model.read
+    q = R(zhat_0(c))                       what to look for            a model's ``read``
     s_n = cos(q, E(I_n)), n = 1..size      the gallery, one photograph of each person     Finder.search
 
 A search in a million needs a million features; there are as many renders as people were rendered. The rest are
@@ -10,42 +10,33 @@ of an index; how often the right person comes first, they measure only as far as
 
 from __future__ import annotations
 
-import html
-import io
 import time
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from facetransport.companion.artifacts import Store
-from facetransport.companion.experiments import roles
-from facetransport.companion.profiles import Profile
-from facetransport.data.faceset import FaceSet
-from facetransport.papers import diface
-from facetransport.papers.diface import Faces, Model
+from facetransport.evaluation.described import Faces
 from facetransport.recognition.gallery import CHUNK, KINDS, Gallery, recall
 from facetransport.recognition.recogniser import check_embeddings
 from facetransport.world import captions
 from facetransport.world.captions import PHRASES
 
-if TYPE_CHECKING:
-    import ipywidgets
-
-ROLE = "gallery"
 DISTRACTOR = -1  # the label of a vector that is nobody's
 NOBODY = "a distractor: a vector, no face"
 FRAME, BLANK = (0, 158, 115), 208  # green round who is meant (Okabe and Ito), grey in place of a face
 TRAINED = {text for ways in PHRASES.values() for texts in ways for text in texts}
 
 
-# ---------------------------------------------------------------------------------------------------------- the words
+class Reader(Protocol):
+    """What turns descriptions into what to look for."""
+
+    def read(self, descriptions: Sequence[str], seed: int = 0) -> np.ndarray:
+        """Free text -> float32 (B, d), unit norm."""
+        ...
 
 
 def statements(description: str) -> list[str]:
@@ -146,7 +137,7 @@ class Finder:
     gallery's first rows. embeddings: float32 (size, d), all that is searched, as `measure` takes it.
     """
 
-    model: Model
+    model: Reader
     gallery: Gallery
     faces: Faces
     embeddings: np.ndarray
@@ -210,33 +201,7 @@ def _framed(image: np.ndarray) -> np.ndarray:
     return framed
 
 
-def finder(profile: Profile, store: Store, size: int | None = None, kind: str = "flat", seed: int = 0) -> Finder:
-    """A search in the people of the role ``gallery``, each enrolled by the first of their photographs.
-
-    size: of the gallery with `distractors` (like all photographs of the role, drawn with ``seed``), by default of the
-    people alone. kind: of the index, a key of `facetransport.recognition.gallery.KINDS`. Networks and embeddings are
-    shipped, cached, or made now. Memory: 4 size d bytes, and the index.
-    """
-    model, everyone = diface.load(profile, store, diface.ours(profile.diface)), diface.load_faces(profile, store, ROLE)
-    people, rows = first_photographs(everyone)
-    size = len(people) if size is None else size
-    compared = model.gallery(everyone.embeddings)
-    embeddings = enlarged(compared[rows], size, seed, like=compared)
-    whose = np.full(size, DISTRACTOR)
-    whose[: len(people)] = people.identity
-    index = Gallery.build(embeddings, whose, kind, seed=seed)
-    return Finder(model, index, people, embeddings, partial(_photographs, profile, store, rows))
-
-
-def _photographs(profile: Profile, store: Store, rows: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """From the role's FaceSet where it is; else only these are rendered."""
-    folder = store.find(roles.rendered_recipe(profile, ROLE))
-    if folder is None:
-        return roles.glimpse_rendered(profile, ROLE, rows[people], store).images
-    return FaceSet.load(folder).images[rows[people]]
-
-
-# ---------------------------------------------------------------------------------------------------------- its price
+# ------------------------------------------------------------------------------------------------------------ its price
 
 
 def measure(
@@ -290,54 +255,3 @@ def _timed(index: Gallery, queries: np.ndarray, k: int, nprobe: int, threads: in
         found.append(index.search(query[None], k, nprobe, threads)[1][0])
         seconds.append(time.perf_counter() - start)
     return np.stack(found), 1000 * float(np.median(seconds))
-
-
-# --------------------------------------------------------------------------------------------------------- the widget
-
-
-def search_widget(finder: Finder, description: str = "", number: int = 8, seed: int = 0) -> ipywidgets.VBox:
-    """A text box, how many, a button; below them how the text was read and the faces found, with rank and score.
-
-    Its children: HBox (Text, BoundedIntText, Button), HTML with the reading or what is wrong, HTML of the faces. A new
-    text (Enter), a new number or a press of the button searches; so does ``description`` at once, unless it is empty.
-    """
-    import ipywidgets as widgets  # for notebooks only
-
-    text = widgets.Text(description, placeholder="a young woman with red hair", continuous_update=False)
-    most = min(50, len(finder))
-    count = widgets.BoundedIntText(min(number, most), min=1, max=most, description="faces")
-    button, said, faces = widgets.Button(description="Search"), widgets.HTML(), widgets.HTML()
-
-    def search(_: object = None) -> None:
-        try:
-            found = finder.find(text.value, count.value, seed)
-        except ValueError as error:
-            said.value, faces.value = html.escape(str(error)), ""
-        else:
-            said.value = f"read as: {html.escape(reading(text.value))}"
-            faces.value = as_html(found, finder.pictures(found))
-
-    text.observe(search, "value")
-    count.observe(search, "value")
-    button.on_click(search)
-    if description:
-        search()
-    return widgets.VBox([widgets.HBox([text, count, button]), said, faces])
-
-
-def as_html(found: pd.DataFrame, pictures: np.ndarray, width: int = 96) -> str:
-    """What was found, as pictures uint8 (K, H, W, 3) in a row, each over its rank, score and person; the words known of
-    the person appear under the pointer. width: of a picture, in pixels of the screen."""
-    whose = ["distractor" if person == DISTRACTOR else f"person {person}" for person in found["person"]]
-    figures = [
-        f'<div title="{html.escape(known)}"><img width="{width}" src="data:image/png;base64,{_png(picture)}"><br>'
-        f"{label}<br>{who}</div>"
-        for known, picture, label, who in zip(found["known"], pictures, labels(found), whose, strict=True)
-    ]
-    return f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{"".join(figures)}</div>'
-
-
-def _png(picture: np.ndarray) -> str:
-    written = io.BytesIO()
-    Image.fromarray(picture).save(written, "png")
-    return b64encode(written.getvalue()).decode()

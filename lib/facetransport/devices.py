@@ -1,0 +1,64 @@
+"""Where computation happens: the device, its number formats, and the processes that share a run (accelerate's)."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+VARIABLE = "FACETRANSPORT_DEVICE"
+PATIENCE = timedelta(days=7)  # of processes that wait while the main one renders
+_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # processor features
+
+
+def several() -> bool:
+    """Whether this is one of several processes of a run (``accelerate launch``, ``torchrun``); imports nothing."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@cache
+def processes() -> PartialState:
+    """accelerate's state: ``process_index``, ``num_processes``, ``is_main_process``, ``wait_for_everyone()``."""
+    from accelerate import PartialState
+
+    return PartialState(timeout=PATIENCE) if several() else PartialState()
+
+
+@cache
+def device() -> torch.device:
+    """FACETRANSPORT_DEVICE where it is set, else accelerate's choice: this process's GPU, or the processor.
+
+    Apple's ``mps`` must be asked for by name: it computes no float64, and nothing of this was tried there.
+    """
+    if os.environ.get(VARIABLE):
+        return _named(os.environ[VARIABLE])
+    found = processes().device
+    return torch.device("cpu") if found.type == "mps" else found
+
+
+def _named(name: str) -> torch.device:
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"{VARIABLE}: expected a device of this machine such as cpu or cuda:0, got {name!r}"
+        ) from error
+
+
+def mixed_precision(device: torch.device, wanted: bool) -> torch.autocast:
+    """Autocast to bfloat16, if it is wanted and ``device`` computes in it; elsewhere everything stays float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bfloat16(device))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` has instructions for it: processors without emulate it, at a fifteenth of float32's speed."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in _BFLOAT16)

@@ -1,0 +1,154 @@
+"""People who are described, and what reads the words: what DiFace, its rivals and the Bayes bound are all given.
+
+Words come from a describer (`facetransport.world.captions.Describer`); in training they are of ANOTHER photograph of
+the person, so that a smile or glasses in them weigh what they say about the person (papers.md 1.11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from facetransport.diffusion.text import TextEncoder
+from facetransport.evaluation.descriptions import Match
+from facetransport.world import captions
+from facetransport.world.captions import Describer
+
+HARD = ("Male", "Young", "Senior")  # what hard negatives share: gender and age band
+
+
+@dataclass(frozen=True)
+class People:
+    """Who could be meant: attributes bool (N, A) of a photograph of each; elsewhere: the same of another photograph of
+    the person, which was never rendered; names: of the A attributes."""
+
+    attributes: np.ndarray
+    elsewhere: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """int64 (N,): gender and age band, the same for hard negatives."""
+        columns = self.attributes[:, [self.names.index(name) for name in HARD]]
+        return columns @ (1 << np.arange(len(HARD)))
+
+    @property
+    def persistence(self) -> np.ndarray:
+        """float64 (A, 2): how attributes carry over from one photograph of a person to another."""
+        return captions.persistence(self.elsewhere, self.attributes)
+
+
+@dataclass(frozen=True)
+class Faces(People):
+    """Photographs as DiFace sees them: embeddings E(I), float32 (N, d), unit norm; identity int64 (N,)."""
+
+    embeddings: np.ndarray
+    identity: np.ndarray
+
+
+def scaled(embeddings: np.ndarray) -> np.ndarray:
+    """float32 (N, d): unit vectors times sqrt(d), whose components have unit variance (papers.md 1.3)."""
+    return embeddings * np.float32(embeddings.shape[1] ** 0.5)
+
+
+def features_of(faces: Faces) -> Tensor:
+    """z_0 = sqrt(d) E(I) of each photograph, float32 (N, d)."""
+    return torch.from_numpy(scaled(faces.embeddings))
+
+
+# ------------------------------------------------------------------------------------------------------ words to tokens
+
+
+class Tokeniser:
+    """tau: said int8 (B, A) -> tokens float32 (B, L, e), those of the description's text, statement by statement.
+
+    kind: "clauses" (MiniLM's mean state of each statement), "words" (the state of each of its word pieces) or
+    "attributes" (one-hot of attribute and value: no language; a network's first layer is then a learned embedding).
+    unseen: everything is said in paraphrases that no training uses.
+    """
+
+    def __init__(self, names: Sequence[str], kind: str, unseen: bool = False) -> None:
+        phrases = captions.phrase_bank(names, unseen)
+        states = _states(kind, phrases, len(names))
+        self.kind, self.dim = kind, states.shape[2]
+        self.first = np.full((len(names), 2), -1)  # row of a statement's first phrase ...
+        self.ways = np.zeros((len(names), 2), int)  # ... and how many phrases it has, one after the other
+        for i, phrase in reversed(list(enumerate(phrases))):
+            self.first[phrase.attribute, phrase.value] = i
+            self.ways[phrase.attribute, phrase.value] += 1
+        self.states = states
+
+    def __call__(self, said: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """One of its phrases for each statement, drawn with ``rng``; zero rows where a description says less."""
+        said = np.asarray(said)
+        if said.ndim != 2 or said.shape[1] != len(self.ways):
+            raise ValueError(f"said: expected (B, {len(self.ways)}), got {said.shape}")
+        row, attribute = np.nonzero(said >= 0)
+        value = said[row, attribute]
+        phrase = self.first[attribute, value] + (rng.random(len(row)) * self.ways[attribute, value]).astype(int)
+        place = np.arange(len(row)) - np.searchsorted(row, row)  # of a statement in its description
+        tokens = torch.zeros(len(said), max(1, *np.bincount(row, minlength=1)), *self.states.shape[1:])
+        tokens[row, place] = self.states[phrase]
+        return tokens.flatten(1, 2)
+
+
+def _states(kind: str, phrases: Sequence[captions.Phrase], attributes: int) -> Tensor:
+    """float32 (P, n, e): the tokens of every phrase, zero rows after the last."""
+    if kind == "attributes":
+        return F.one_hot(torch.tensor([2 * p.attribute + p.value for p in phrases]), 2 * attributes)[:, None].float()
+    texts = [phrase.text for phrase in phrases]
+    if kind == "clauses":
+        return text_encoder().clause_states(texts)[:, None]
+    if kind == "words":
+        return text_encoder().word_states(texts)
+    raise ValueError(f"tokens: expected 'clauses', 'words' or 'attributes', got {kind!r}")
+
+
+@cache
+def text_encoder() -> TextEncoder:
+    """The frozen MiniLM of this process."""
+    return TextEncoder()
+
+
+@cache
+def tokeniser(names: tuple[str, ...], kind: str, unseen: bool = False) -> Tokeniser:
+    """The tokeniser of this process: encoding the phrases takes seconds."""
+    return Tokeniser(names, kind, unseen)
+
+
+Say = Callable[[Tensor, torch.Generator], Tensor]
+"""say(rows, generator) -> tokens (B, L, e): descriptions of the faces in these rows, fresh for each generator."""
+
+
+def describing(faces: Faces, tokens: str, describer: Describer) -> Say:
+    """Descriptions for training: of another photograph of the person, drawn and phrased anew each time."""
+    read = tokeniser(faces.names, tokens)
+
+    def say(rows: Tensor, generator: torch.Generator) -> Tensor:
+        rng = np.random.default_rng(generator.initial_seed())  # known to the host: nothing waits for a device
+        return read(describer.say(faces.elsewhere[rows.numpy()], rng), rng).to(generator.device)
+
+    return say
+
+
+def captions_of(faces: Faces, describer: Describer, seed: int) -> np.ndarray:
+    """said int8 (N, A): one description of each photograph."""
+    return describer.say(faces.attributes, np.random.default_rng((seed, 1)))
+
+
+class Matcher(Protocol):
+    """Whatever scores descriptions against faces: DiFace, the baselines, the Bayes bound."""
+
+    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+        """Scores of descriptions said (Q, A), phrased with ``seed``, against all faces."""
+        ...

@@ -1,0 +1,237 @@
+"""What DiFace (`facetransport.papers.diface`) has to beat, the best that the words allow, and D as a density.
+
+    E[z_0 | c] by least squares, by cosine           plain regression from words to feature        Regression
+    InfoNCE of two towers                            a dual encoder, as CLIP (arXiv 2103.00020)    Contrastive
+    P(attribute | z_0), then naive Bayes             a classifier of attributes, told the words    Classifier
+    P(attribute | pixels), then naive Bayes          the same before any recogniser                Seen
+    P(c | true attributes) / P(c)                    the Bayes bound                               Bayes
+    E || eps - D(z_t, t, 0) ||^2 - E || eps - D(z_t, t, tau(c)) ||^2      how much the words help       Likelihood
+
+The choice is ours (papers.md 1.11): which baselines arXiv 2312.01367 has could not be read (1.6). The last row is not
+in it either: a diffusion model is a likelihood (Kingma et al. 2021, arXiv 2107.00630): log p(z|c) - log p(z) is half
+the integral of that difference over the log signal-to-noise ratio; and so it classifies (Li et al. 2023, arXiv
+2303.16203). One level instead of the integral: at low noise the two errors hardly differ and their noise adds up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facetransport.diffusion.sampling import device_of, initial_noise, sample_seeds
+from facetransport.diffusion.schedule import Schedule, add_noise
+from facetransport.diffusion.vectors import Described, MultiLayer, VectorDenoiser, prompts_of
+from facetransport.evaluation.described import Faces, People, Say, features_of, tokeniser
+from facetransport.evaluation.descriptions import Match, attribute_match, bayes_match, cosine_match
+from facetransport.training import Loss, pick
+from facetransport.world.captions import Describer
+
+CHUNK = 1024  # rows at a time: bounds memory
+DRAWS = 4  # of noise for each face; more change the AUC on val pairs by 0.001
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Plain regression: E[z_0 | c] by least squares, compared by cosine: what diffusion does in its first step."""
+
+    network: nn.Module
+    tokens: str
+
+    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+        tokens = tokeniser(faces.names, self.tokens, unseen)(said, np.random.default_rng(seed))
+        return cosine_match(_unit(self.network, tokens), faces.embeddings)
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """A dual encoder (InfoNCE, as CLIP): words and features meet in a space of its own."""
+
+    words: nn.Module
+    images: nn.Module
+    tokens: str
+
+    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+        tokens = tokeniser(faces.names, self.tokens, unseen)(said, np.random.default_rng(seed))
+        return cosine_match(_unit(self.words, tokens), _unit(self.images, features_of(faces)))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Attributes of a feature by a classifier, matched with what was said by naive Bayes: reads no text, is told."""
+
+    network: nn.Module
+    prior: np.ndarray  # (A,), share of training people
+    persistence: np.ndarray  # (A, 2)
+    describer: Describer
+
+    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+        return attribute_match(self.describer, said, self.present(faces), self.prior, self.persistence)
+
+    @torch.inference_mode()
+    def present(self, faces: Faces) -> np.ndarray:
+        """float64 (N, A): how probable each attribute is, read off the features."""
+        features = features_of(faces).to(device_of(self.network))
+        return self.network(features).float().cpu().double().sigmoid().numpy()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """As ``Classifier``, but a network read the attributes off the PIXELS: what a photograph shows of the words,
+    before a recogniser has forgotten some of it. present: float (N, A), of the faces matched, row by row."""
+
+    present: np.ndarray
+    population: People
+    describer: Describer
+
+    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+        known = self.population
+        return attribute_match(self.describer, said, self.present, known.attributes.mean(0), known.persistence)
+
+
+@torch.inference_mode()
+def _unit(network: nn.Module, inputs: Tensor) -> np.ndarray:
+    parts = [F.normalize(network(part).float(), dim=1) for part in inputs.to(device_of(network)).split(CHUNK)]
+    return torch.cat(parts).cpu().numpy()
+
+
+class DualEncoder(nn.Module):
+    """Two towers and a learned inverse temperature."""
+
+    def __init__(self, token_dim: int, dim: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.words, self.images = Described(token_dim, dim, width, depth), MultiLayer(dim, width, dim, dropout=0.1)
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """The InfoNCE of a batch."""
+        return info_nce(self.words(tokens).float(), self.images(features).float(), self.log_scale.exp())
+
+
+@dataclass(frozen=True)
+class Bayes:
+    """The best that the words allow: the true attributes are known, and how the describer errs (``bayes_match``).
+
+    elsewhere: the caption is of another photograph. hard: impostors share the caption's gender and age band.
+    """
+
+    describer: Describer
+    population: People
+    elsewhere: bool = True
+    hard: bool = False
+
+    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+        """``said`` describes the faces row by row."""
+        known = self.population
+        persistence = known.persistence if self.elsewhere else None
+        groups = (faces.groups, known.groups) if self.hard else (None, None)
+        return bayes_match(self.describer, said, faces.attributes, known.attributes, persistence, *groups)
+
+
+def info_nce(left: Tensor, right: Tensor, scale: float | Tensor = 16.0) -> Tensor:
+    """Cross-entropy of finding each row's mate among the others', both ways, by scaled cosine; (B, d) each."""
+    logits = scale * F.normalize(left, dim=1) @ F.normalize(right, dim=1).T
+    target = torch.arange(len(left), device=left.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+# ------------------------------------------------------------------------------------------------------- D as a density
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A matcher. tokens: the kind that D was trained with. level: log SNR of the noise that faces are seen through.
+
+    draws: of noise for each face, each used with both signs, which takes out a part of its variance.
+    """
+
+    denoiser: VectorDenoiser
+    tokens: str
+    level: float
+    draws: int = DRAWS
+
+    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> LikelihoodMatch:
+        """Noise of face n depends on (seed, n) only."""
+        tokens = tokeniser(faces.names, self.tokens, unseen)(said, np.random.default_rng(seed))
+        seeds = sample_seeds(seed, range(len(faces)), self.draws)
+        noise = initial_noise(faces.embeddings.shape[1:], [torch.Generator().manual_seed(s) for s in seeds])
+        signed = torch.stack([noise, -noise]).unflatten(1, (len(faces), self.draws)).transpose(1, 2).flatten(0, 1)
+        t, prompts = timestep(self.denoiser.schedule, self.level), prompts_of(self.denoiser, tokens)
+        features = features_of(faces).to(prompts.device)
+        return LikelihoodMatch(self.denoiser, prompts, features, signed.to(prompts.device), t)
+
+
+@dataclass(frozen=True)
+class LikelihoodMatch:
+    """Scores of descriptions and faces, computed for the pairs that are asked for: each takes the network.
+
+    prompts (Q, w), features (N, d), noise (K, N, d): float32.
+    """
+
+    denoiser: VectorDenoiser
+    prompts: Tensor
+    features: Tensor
+    noise: Tensor
+    t: int
+
+    def pairs(self, caption_rows: np.ndarray, image_rows: np.ndarray) -> np.ndarray:
+        """float64 (P,): the scores of caption_rows[p] with image_rows[p]; int (P,) each."""
+        captions, images = torch.as_tensor(caption_rows).split(CHUNK), torch.as_tensor(image_rows).split(CHUNK)
+        said = torch.cat([self._error(n, self.prompts[c]) for c, n in zip(captions, images, strict=True)])
+        return (self._untold[image_rows] - said).cpu().double().numpy()
+
+    @cached_property
+    def _untold(self) -> Tensor:
+        """(N,): the error without words."""
+        return torch.cat([self._error(rows, None) for rows in torch.arange(len(self.features)).split(CHUNK)])
+
+    @torch.inference_mode()
+    def _error(self, images: Tensor, prompts: Tensor | None) -> Tensor:
+        """(P,): || eps - D(z_t, t, prompts) ||^2, the mean over the draws of noise."""
+        t = torch.full((len(images),), self.t, device=self.features.device)
+        abar, errors = self.denoiser.abar[t], []
+        for eps in (noise[images] for noise in self.noise):
+            z_t = add_noise(self.features[images], eps, abar)
+            errors.append((eps - self.denoiser(z_t, t, prompts)).square().sum(1))
+        return torch.stack(errors).mean(0)
+
+
+def timestep(schedule: Schedule, level: float) -> int:
+    """The timestep whose log signal-to-noise ratio is nearest to ``level``."""
+    abar = schedule.alphas_cumprod.double()
+    return int((torch.log(abar / (1 - abar)) - level).abs().argmin())
+
+
+# --------------------------------------------------------------------------------------------------------------- losses
+
+
+def regression_loss(faces: Faces, say: Say) -> Loss:
+    """|| network(tau(c)) - z_0 ||^2, averaged over components."""
+    features = features_of(faces)
+
+    def loss(network: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        return F.mse_loss(network(say(rows, generator)).float(), pick(features, rows, generator.device))
+
+    return loss
+
+
+def contrastive_loss(faces: Faces, say: Say) -> Loss:
+    """InfoNCE of a `DualEncoder`."""
+    features = features_of(faces)
+    return lambda network, rows, generator, _: network(say(rows, generator), pick(features, rows, generator.device))
+
+
+def classifier_loss(faces: Faces, say: Say) -> Loss:
+    """Cross-entropy of each attribute, read off z_0; no words."""
+    del say
+    features, present = features_of(faces), torch.from_numpy(faces.attributes).float()
+
+    def loss(network: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        logits = network(pick(features, rows, generator.device)).float()
+        return F.binary_cross_entropy_with_logits(logits, pick(present, rows, generator.device))
+
+    return loss
