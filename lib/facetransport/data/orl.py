@@ -80,7 +80,7 @@ def build(size: int) -> tuple[FaceSet, list[str]]:
 def attributes(path: Path = ATTRIBUTES) -> pd.DataFrame:
     """What a describer may say of the 40 people: nullable boolean (40, A), NA where it cannot be judged.
 
-    The index is ``identity`` (0 to 39, as in ``build``), columns are attributes that `world.captions` has phrases for. Judged by
+    The index is ``identity`` (0 to 39, as in ``build``); `world.captions` has phrases for the columns. Judged by
     looking at the photographs (the file's head says how): impressions of one annotator, not ground truth, and for
     research on descriptions only. Eyeglasses are those of most photographs of a person.
     """
