@@ -29,9 +29,11 @@ help:
 	@echo "PROFILE=laptop (default), smoke or paper; only what is stale is run again, -B runs all; PYTHON=python3 makes .venv"
 	@echo "JOBS=2 (default; paper: 1) notebooks run side by side and share the cores; cells that measure speed run alone"
 
+# The verdict compares with what was committed, which is set aside before notebooks write over it.
 figures: known-profile $(READY)
 	@if $(MAKE) -q $(EXECUTED) >/dev/null 2>&1; then echo "figures/$(PROFILE) is up to date: nothing to do"; \
-	else $(MAKE) --no-print-directory -j $(JOBS) $(EXECUTED); fi
+	else $(PY) -m facetransport verdict --keep --profile $(PROFILE) && $(MAKE) --no-print-directory -j $(JOBS) $(EXECUTED); fi
+	@$(PY) -m facetransport verdict --profile $(PROFILE)
 
 smoke:
 	@$(MAKE) --no-print-directory figures PROFILE=smoke

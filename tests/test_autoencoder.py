@@ -20,7 +20,7 @@ from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.autoencoder import Autoencoder, CodeConfig, KLCode, LossWeights
-from facetransport.training import TrainingConfig
+from facetransport.training import TrainingConfig, train
 
 CONFIG = TrainingConfig(steps=60, batch=8, lr=2e-3, seed=1, warmup=5, ema=0.9)
 
@@ -121,7 +121,7 @@ def test_features_act_from_their_step_on_and_reach_the_code() -> None:
 
     weights = LossWeights(features=1.0, features_from=2)
     loss = codes.code_loss(faces.images, weights, features)
-    network, rows = codes._Reconstruct(code()), torch.arange(4)
+    network, rows = code(), torch.arange(4)
     early, late = (loss(network, rows, torch.Generator().manual_seed(0), step) for step in (1, 2))
     assert asked == [4, 4]
     assert late > early
@@ -134,9 +134,11 @@ def test_features_act_from_their_step_on_and_reach_the_code() -> None:
 
 def test_training_learns_and_its_file_reloads(tmp_path: Path) -> None:
     faces = blobs()
-    states = [(s.loss, s.ema) for s in codes.train_code(code(), faces, CONFIG, LossWeights())]
+    states = [
+        (float(s.loss), s.ema) for s in train(code(), codes.code_loss(faces.images, LossWeights()), len(faces), CONFIG)
+    ]
     assert np.mean([loss for loss, _ in states[-5:]]) < 0.6 * np.mean([loss for loss, _ in states[:5]])
-    final = states[-1][1].code
+    final = states[-1][1]
     final.fit_scale(faces.tensor())
     before = codes.psnr(Autoencoder(code()), faces.tensor())
     after = codes.psnr(Autoencoder(final), faces.tensor())
@@ -209,9 +211,11 @@ def test_only_the_new_decoder_learns() -> None:
     faces, start = blobs(), code()
     new = codes.with_new_decoder(start, (1, 3), seed=4)
     frozen = [v.clone() for v in new.encoder.parameters()]
-    states = [(s.loss, s.ema) for s in codes.train_code(new, faces, CONFIG, LossWeights())]
+    states = [
+        (float(s.loss), s.ema) for s in train(new, codes.code_loss(faces.images, LossWeights()), len(faces), CONFIG)
+    ]
     assert states[-1][0] < 0.7 * states[0][0]
-    assert all(torch.equal(a, b) for a, b in zip(frozen, states[-1][1].code.encoder.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(frozen, states[-1][1].encoder.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(frozen, start.encoder.parameters(), strict=True))
 
 
@@ -255,7 +259,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
 
 def test_mirroring_touches_half_of_the_batch() -> None:
     x = to_tensor(blobs(400, 16).images)
-    mirrored = codes._mirrored(x, torch.Generator().manual_seed(0))
+    mirrored = codes.mirrored(x, torch.Generator().manual_seed(0))
     flipped = (mirrored == x.flip(3)).flatten(1).all(1)
     assert ((mirrored == x).flatten(1).all(1) | flipped).all()
     assert 0.4 < flipped.float().mean() < 0.6

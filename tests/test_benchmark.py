@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facetransport import training
 from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.experiments import synthetic_recognition
+from facetransport.companion.experiments import recognisers, synthetic_recognition
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation import benchmark
 from facetransport.evaluation.benchmark import Result, load_curve, load_result, train_and_test
 from facetransport.evaluation.statistics import Estimate
-from facetransport.recognition import training
-from facetransport.recognition.iresnet import IResNet
+from facetransport.recognition.iresnet import IResNet, IResNetConfig
+from facetransport.recognition.training import HeadConfig
+from facetransport.training import TrainingConfig
 from test_recognition_training import CONFIG, some_people
 
 CONFIG = replace(CONFIG, steps=12, dropout=0.0)
@@ -25,8 +27,14 @@ TESTS = {"first": some_people(6, 4, seed=2), "second": some_people(12, 3, seed=3
 
 
 def run(folder: Path, augmentation: str = "flip", lr: float = 0.05, seed: int = 0, evaluations: int = 4) -> Result:
-    chosen = {"augmentation": augmentation, "lr": lr, "seed": seed, "evaluations": evaluations}
-    return train_and_test(FACES, CONFIG, VAL, TESTS, folder=folder, bootstrap=50, **chosen)
+    chosen = {"augmentation": augmentation, "evaluations": evaluations}
+    return train_and_test(FACES, *how(lr, seed), VAL, TESTS, folder=folder, bootstrap=50, **chosen)
+
+
+def how(lr: float = 0.05, seed: int = 0) -> tuple[IResNetConfig, HeadConfig, TrainingConfig]:
+    section = replace(CONFIG, lr=lr, seed=seed)
+    shape, head = recognisers.network_config(section), recognisers.head_config(section)
+    return shape, head, recognisers.training_config(section)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +114,10 @@ def test_selection_looks_at_validation_people_only(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("module", "name", "call", "resumed"),
     [
-        (training, "update", 8, 6),  # while training
-        (benchmark, "save_model", 1, 0),  # while looking for the first time
+        (training, "_one_step", 8, 6),  # while training
+        (benchmark, "save_network", 1, 0),  # while looking for the first time
         (training, "save_checkpoint", 2, 3),  # when the curve was ahead of the checkpoint
-        (benchmark, "conclude", 1, 9),
+        (benchmark, "conclude", 1, 12),  # after the last step
     ],
 )
 def test_an_interrupted_run_ends_the_same(
@@ -128,10 +136,10 @@ def test_an_interrupted_run_ends_the_same(
         run(tmp_path)
     assert not (tmp_path / "result.json").exists()
     monkeypatch.setattr(module, name, real)
-    steps, update = [], training.update
-    monkeypatch.setattr(training, "update", lambda state, *rest: steps.append(state.step) or update(state, *rest))
+    steps, real_step = [], training._one_step
+    monkeypatch.setattr(training, "_one_step", lambda *given: steps.append(given[5]) or real_step(*given))
     assert run(tmp_path) == result
-    assert steps[0] == resumed
+    assert (steps or [12])[0] == resumed
     assert (tmp_path / "curve.csv").read_bytes() == (folder / "curve.csv").read_bytes()
 
 
@@ -147,15 +155,15 @@ def test_evaluations_are_spread_over_the_schedule() -> None:
 def test_bad_input_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one of flip, randaugment; got 'none'"):
         run(tmp_path, augmentation="none")
-    chosen = {"augmentation": "flip", "lr": 0.1, "seed": 0, "evaluations": 1, "folder": tmp_path}
+    chosen = {"augmentation": "flip", "evaluations": 1, "folder": tmp_path}
     with pytest.raises(ValueError, match="names other than step, loss and val, got"):
-        train_and_test(FACES, CONFIG, VAL, {}, **chosen)
+        train_and_test(FACES, *how(), VAL, {}, **chosen)
     with pytest.raises(ValueError, match="names other than"):
-        train_and_test(FACES, CONFIG, VAL, {"val": VAL}, **chosen)
+        train_and_test(FACES, *how(), VAL, {"val": VAL}, **chosen)
     with pytest.raises(ValueError, match="few: expected at least 3 people"):
-        train_and_test(FACES, CONFIG, VAL, {"few": some_people(2, 4)}, **chosen)
+        train_and_test(FACES, *how(), VAL, {"few": some_people(2, 4)}, **chosen)
     with pytest.raises(ValueError, match="val: expected .* 2 images each; got 5 and 5"):
-        train_and_test(FACES, CONFIG, some_people(5, 1), TESTS, **chosen)
+        train_and_test(FACES, *how(), some_people(5, 1), TESTS, **chosen)
     for load in (load_result, load_curve):
         with pytest.raises(FileNotFoundError, match="finished"):
             load(tmp_path)

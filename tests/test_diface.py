@@ -324,7 +324,7 @@ def test_half_precision_estimates_are_trained_on_as_they_are() -> None:
 
 def test_features_are_the_mean_direction_of_refined_estimates(untrained: Model) -> None:
     tokens, settings = said_tokens(5), untrained.settings
-    rough = diface.rough_estimates(untrained.denoiser, tokens, settings.sampling_steps, 3, seed=4)
+    rough = diface.rough_estimates(untrained.denoiser, tokens, settings.steps, 3, seed=4)
     for refinement in (untrained.refinement, None):
         found = replace(untrained, refinement=refinement).features(tokens, seed=4)
         refined = [rough[:, k] if refinement is None else refinement(rough[:, k]) for k in range(3)]
@@ -449,7 +449,7 @@ def test_population_is_the_generator_people(smoke: Profile, smoke_store: Store) 
 def test_population_is_as_large_as_it_says(
     smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(diface, "POPULATION", 5)
+    monkeypatch.setattr(experiment, "POPULATION", 5)
     recipe = experiment.population_recipe(smoke)
     recipe.make(tmp_path, tuple(smoke_store.get(u) for u in recipe.upstream))
     table = roles.load_rendered(smoke, "generator", smoke_store).table

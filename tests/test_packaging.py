@@ -93,17 +93,17 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def clone(tmp_path: Path) -> Path:
     """A small copy in a path with a space; its Python only writes down what it was asked to run."""
     root = tmp_path / "a clone"
-    (root / "lib" / "facetransport" / "profiles").mkdir(parents=True)
+    (root / "lib" / "facetransport" / "companion" / "profiles").mkdir(parents=True)
     (root / "notebooks").mkdir()
     (root / ".venv" / "bin").mkdir(parents=True)
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, root)
     for name in ("laptop", "smoke"):
-        (root / "lib" / "facetransport" / "profiles" / f"{name}.yaml").touch()
+        (root / "lib" / "facetransport" / "companion" / "profiles" / f"{name}.yaml").touch()
     for name in ("notebooks/00_a.ipynb", "notebooks/01_b.ipynb", "lib/facetransport/x.py", ".venv/.installed"):
         (root / name).touch()
     fake = root / ".venv" / "bin" / "python"
-    fake.write_text('#!/bin/sh\necho "$@" >> ran\n[ ! -e broken ]\n')
+    fake.write_text('#!/bin/sh\necho "$@" >> ran\ncase "$*" in *execute*) [ ! -e broken ];; esac\n')
     fake.chmod(0o755)
     return root
 
@@ -111,7 +111,7 @@ def clone(tmp_path: Path) -> Path:
 def ran(clone: Path) -> list[str]:
     """The notebooks that were run since the last call, sorted: they run side by side."""
     path = clone / "ran"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = [line for line in path.read_text().splitlines() if "verdict" not in line] if path.exists() else []
     path.unlink(missing_ok=True)
     return sorted(re.sub(r".*execute notebooks/(\w+)\.ipynb --profile (\w+)", r"\1 \2", line) for line in lines)
 
@@ -179,6 +179,15 @@ def test_a_failing_notebook_fails_make_and_is_run_again(clone: Path) -> None:
 def test_notebooks_side_by_side_share_the_cores(clone: Path, jobs: int) -> None:
     shown = make(clone, "figures", f"JOBS={jobs}").stdout
     assert shown.count(f"OMP_NUM_THREADS={max(1, (os.cpu_count() or 1) // jobs)} ") == 2
+
+
+def test_the_verdict_comes_last_and_what_it_needs_is_set_aside_first(clone: Path) -> None:
+    make(clone, "figures", "JOBS=1")
+    asked = [re.sub(r"^-m facetransport ", "", line) for line in (clone / "ran").read_text().splitlines()]
+    assert asked[0] == "verdict --keep --profile laptop" and asked[-1] == "verdict --profile laptop"
+    (clone / "ran").unlink()
+    make(clone, "figures")
+    assert (clone / "ran").read_text().splitlines() == ["-m facetransport verdict --profile laptop"]
 
 
 def test_profiles_have_their_own_stamps_and_unknown_ones_are_refused(clone: Path) -> None:

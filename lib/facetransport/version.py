@@ -19,14 +19,15 @@ def checkout() -> Path | None:
 def code_version() -> str:
     """Package version, and the commit when running from a git checkout: ``0.1.0+g1a2b3c4`` (``.dirty`` if edited)."""
     root = checkout()
-    commit = _git(root, "rev-parse", "--short=8", "HEAD") if root and (root / ".git").exists() else None
+    commit = git(root, "rev-parse", "--short=8", "HEAD") if root and (root / ".git").exists() else None
     if not root or not commit:
         return __version__
-    edited = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "lib", "notebooks")
+    edited = git(root, "status", "--porcelain", "--untracked-files=no", "--", "lib", "notebooks")
     return f"{__version__}+g{commit}{'.dirty' if edited else ''}"
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def git(root: Path, *arguments: str) -> str | None:
+    """What a git command prints, None where it fails."""
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

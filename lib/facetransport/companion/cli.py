@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from importlib import metadata
@@ -19,11 +20,12 @@ from facetransport import files, version
 from facetransport.companion import artifacts, profiles
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import Profile
-from facetransport.companion.results import figures_root
+from facetransport.companion.results import few_colours, figures_root
 from facetransport.companion.turns import Turns
 
 EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock)?")
+SPEED_TAG = "speed"  # of cells whose output depends on the machine
 KINDS = ("folders", "ffhq", "celeba", "recordio", "verification")  # of photographs on disk
 VERSIONS = ("torch", "numpy", "diffusers", "insightface", "onnxruntime", "dlib-bin", "anny", "warp-lang", "kornia")
 
@@ -94,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("--kind", choices=("unet", "vq"), required=True, help="denoiser or autoencoder")
     weights.add_argument("--ema", action="store_true", help="the EMA copy, of a file that holds both")
     weights.add_argument("--cpd", type=float, default=0.25, help="unet: dropout in training, which weights do not tell")
+    both = _command(commands, "compare", _compare, "every number of two result folders against each other")
+    both.add_argument("a", type=Path, help="figures/<profile>, its results folder, or one of its .json")
+    both.add_argument("b", type=Path)
+    both.add_argument("--rtol", type=float, default=1e-3, help="relative tolerance; default: 1e-3")
+    verdict = _command(
+        commands, "verdict", _verdict, "this profile's numbers against those that came with the checkout"
+    )
+    verdict.add_argument("--keep", action="store_true", help="before notebooks run: set the numbers that came aside")
+    _profile_option(verdict)
     _command(commands, "readme", _readme, "copy the laptop profile's headline numbers into README.md")
     clean = _command(commands, "clean-cache", _clean_cache, "delete artefacts that no profile asks for any more")
     clean.add_argument("--all", action="store_true", help="delete the whole cache")
@@ -302,6 +313,47 @@ def _import_weights(options: argparse.Namespace) -> int:
 # ----------------------------------------------------------------------------------------------------- notebooks
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from facetransport.companion.compare import compare
+
+    compared = compare(options.a, options.b, options.rtol)
+    print(compared.report())
+    return 0 if compared.reproduced else 1
+
+
+def _verdict(options: argparse.Namespace) -> int:
+    """What is committed may be overwritten by the run that is to be judged, so it is set aside before the first one."""
+    from facetransport.companion.compare import compare
+
+    name = _chosen_profile(options).name
+    came, now = artifacts.cache_root() / "committed" / name, figures_root() / name
+    if options.keep:
+        _set_aside(now / "results", came)
+    elif not any(came.glob("*.json")):
+        print(f"figures/{name}: no numbers came with this checkout, nothing to compare with")
+    else:
+        print(f"figures/{name} against the numbers that came with this checkout:")
+        print(compare(came, now).report())
+    return 0  # a difference is for people to judge: `facetransport compare` fails on one
+
+
+def _set_aside(results: Path, folder: Path) -> None:
+    """The committed numbers: HEAD's where there is a git, else those found before anything was run."""
+    root = results.parents[2]
+    listed = _git(root, "ls-tree", "--name-only", "HEAD", f"{results.relative_to(root).as_posix()}/")
+    if listed is None and folder.is_dir():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in results.glob("*.json") if listed is None else map(Path, listed.split()):
+        text = path.read_text(encoding="utf-8") if listed is None else _git(root, "show", f"HEAD:{path.as_posix()}")
+        (folder / path.name).write_text(text or "[]", encoding="utf-8")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    return version.git(root, *arguments) if (root / ".git").exists() else None
+
+
 def _readme(_: argparse.Namespace) -> int:
     path = figures_root().parent / "README.md"
     with files.replacing(path) as temporary:
@@ -360,14 +412,26 @@ def _run_cells(notebook: Path, running: Path, profile: str) -> None:
 
 
 def _tidy(notebook: Any) -> Any:
-    """Drop timings, stderr (warnings name this machine's folders) and widgets (dead in a copy, numbered anew
-    each time): a copy changes only when what it shows does."""
+    """Drop timings, stderr (warnings name this machine's folders), widgets (dead in a copy, numbered anew each time)
+    and what cells tagged ``speed`` print: a copy changes only when what it shows does."""
+    import nbformat
+
     notebook.metadata = {k: v for k, v in notebook.metadata.items() if k == "kernelspec"}
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
+            cell.outputs = [_lighter(output) for output in cell.outputs if not _is_passing(output)]
+        if SPEED_TAG in cell.metadata.get("tags", ()):
+            cell.outputs = [nbformat.v4.new_output("stream", text="(of this machine: see figures/<profile>/speed)\n")]
     return notebook
+
+
+def _lighter(output: Any) -> Any:
+    """Pictures in 256 colours, as `results.Run.figure` saves them."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        data["image/png"] = b64encode(few_colours(b64decode(data["image/png"]))).decode()
+    return output
 
 
 def _is_passing(output: Any) -> bool:

@@ -1,14 +1,19 @@
 """Every number and picture that a reader sees is written here, with what it came from.
 
 A notebook opens a ``Run`` and records numbers, figures and tables under ``figures/<profile>/``; README, tables and the
-scorecard ``read`` the numbers back, so that prose and results cannot drift apart.
+scorecard ``read`` the numbers back, so that prose and results cannot drift apart. What was measured of the machine (its
+speed, its memory) has a name under ``speed.`` and stays in ``figures/<profile>/speed/``, which is not committed. The
+rest is the same, byte for byte, for the same code on the same machine: provenance stands in the numbers, and a number
+that came out as before keeps that of its first time.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import platform
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,13 +25,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from facetransport import files, version
+from facetransport import version
 from facetransport.companion import artifacts
 from facetransport.companion.profiles import Profile, as_config, resolve
+from facetransport.files import replacing
 
 VARIABLE = "FACETRANSPORT_FIGURES"
 DPI = 150
+SPEED = "speed."  # how names of what depends on the machine begin
+HEAVIEST = 300_000  # bytes of an SVG that is kept beside its PNG
 FIELDS = (
     "name",
     "value",
@@ -90,7 +101,16 @@ class Run:
     @property
     def path(self) -> Path:
         """The JSON list of this notebook's records."""
-        return self.folder / "results" / f"{self.notebook}.json"
+        return self.path_of("")
+
+    def path_of(self, name: str) -> Path:
+        """The JSON list that a record of this name stands in."""
+        kind = "speed" if name.startswith(SPEED) else "results"
+        return self.folder / kind / f"{self.notebook}.json"
+
+    def place(self, name: str, suffix: str) -> Path:
+        """Where a figure or a table of this name is written."""
+        return (self.folder / "speed" if name.startswith(SPEED) else self.folder) / f"{name}.{suffix}"
 
     def record(
         self,
@@ -129,37 +149,44 @@ class Run:
             **self.provenance(),
             "context": _plain(context),
         }
-        _write(self.path, [r for r in _read(self.path) if r["name"] != name] + [record])
+        path = self.path_of(name)
+        before = _read(path)
+        same = [r for r in before if r["name"] == name and _without_version(r) == _without_version(record)]
+        _write(path, [r for r in before if r["name"] != name] + (same or [record]))
         self.names.append(name)
         return record
 
     def figure(self, figure: Figure, name: str) -> Figure:
-        """Save PNG and SVG with their provenance inside, and close; a cell that ends with this call shows it."""
+        """Save as PNG of 256 colours, as SVG too where that is drawn by lines only, and close; a cell that ends with
+        this call shows it."""
         _check_name(name)
-        about = {"Title": f"{name} ({self.profile.name})", "Description": json.dumps(self.provenance())}
-        software = f"facetransport {version.code_version()}, matplotlib {matplotlib.__version__}"
-        with files.replacing(self.folder / f"{name}.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=DPI, metadata={**about, "Software": software})
-        figure.set_layout_engine("none")  # placed once: laying out takes as long as drawing
-        stable = matplotlib.rc_context({"svg.hashsalt": name})  # no random ids, no date: the same figure, the same file
-        with files.replacing(self.folder / f"{name}.svg") as temporary, stable:
-            figure.savefig(temporary, format="svg", dpi=DPI, metadata={**about, "Creator": software, "Date": None})
+        title = f"{name} ({self.profile.name})"
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=DPI)
+        with replacing(self.place(name, "png")) as temporary:
+            temporary.write_bytes(few_colours(drawn.getvalue(), title))
+        with replacing(self.place(name, "svg")) as temporary:
+            _save_svg(figure, temporary, name, title)
+            small = not figure.findobj(AxesImage) and temporary.stat().st_size <= HEAVIEST
+        if not small:
+            self.place(name, "svg").unlink()
         plt.close(figure)
         return figure
 
     def table(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """Save CSV (its first line, a comment, holds the provenance) and Markdown; returns the frame."""
+        """Save CSV and Markdown; returns the frame."""
         _check_name(name)
-        provenance = json.dumps(self.provenance())
-        with files.replacing(self.folder / f"{name}.csv") as temporary:
-            temporary.write_text(f"# {provenance}\n{frame.to_csv(index=_named_index(frame))}", encoding="utf-8")
-        with files.replacing(self.folder / f"{name}.md") as temporary:
-            temporary.write_text(f"{markdown(frame)}\n\n<!-- {provenance} -->\n", encoding="utf-8")
+        with replacing(self.place(name, "csv")) as temporary:
+            temporary.write_text(frame.to_csv(index=_named_index(frame)), encoding="utf-8")
+        with replacing(self.place(name, "md")) as temporary:
+            temporary.write_text(f"{markdown(frame)}\n", encoding="utf-8")
         return frame
 
     def finish(self) -> pd.DataFrame:
         """The last line of a notebook: forget names that this run did not record, return those it did."""
-        _write(self.path, [r for r in _read(self.path) if r["name"] in self.names])
+        for path in (self.path_of(SPEED), self.path):
+            if path.is_file():
+                _write(path, [r for r in _read(path) if r["name"] in self.names])
         return pd.DataFrame(_read(self.path), columns=FIELDS)[["name", "value", "low", "high", "n", "unit"]]
 
     def provenance(self) -> dict[str, str]:
@@ -170,6 +197,35 @@ class Run:
             "code_version": version.code_version(),
             "data_digest": self.data_digest,
         }
+
+
+def few_colours(png: bytes, title: str = "") -> bytes:
+    """A PNG of at most 256 colours, dithered: a third of the bytes, the same for the same picture."""
+    with Image.open(io.BytesIO(png)) as picture:
+        few = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    about, out = PngInfo(), io.BytesIO()
+    if title:
+        about.add_text("Title", title)
+    few.save(out, "png", optimize=True, pnginfo=about)
+    return out.getvalue()
+
+
+def _save_svg(figure: Figure, path: Path, name: str, title: str) -> None:
+    """No random ids, no date, no version: the same figure, the same file."""
+    figure.set_layout_engine("none")  # placed once: laying out takes as long as drawing
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(path, format="svg", dpi=DPI, metadata={"Title": title, "Creator": None, "Date": None})
+
+
+def _without_version(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k != "code_version"}
+
+
+def machine() -> str:
+    """What speeds are of: the processor, its cores and threads in use."""
+    cpu = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", cpu.read_text(encoding="utf-8")) if cpu.is_file() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def read(profile: Profile | str, root: Path | None = None) -> pd.DataFrame:
@@ -256,7 +312,7 @@ def _write(path: Path, records: list[dict[str, Any]]) -> None:
     """JSON with one record a line."""
     try:
         lines = [json.dumps(r, allow_nan=False) for r in sorted(records, key=lambda r: r["name"])]
-        with files.replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     except (TypeError, ValueError) as error:
         raise ValueError(

@@ -170,14 +170,15 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
 
 
 def look(step: int, loss: float, network: IResNet, val: FaceSet, tests: Mapping[str, FaceSet], folder: Path) -> None:
-    """Add a row to the curve; keep the weights if they are the best on ``val`` so far."""
+    """Add a row to the curve, unless an interrupted attempt did; keep the weights if they are the best on ``val``."""
+    rows = _rows(folder)
+    if any(row["step"] == step for row in rows):
+        return
     accuracies = {name: validate(network, faces, flip=True) for name, faces in {"val": val, **tests}.items()}
-    earlier = [r for r in _rows(folder) if r["step"] < step]  # an interrupted attempt may have come further
-    if all(accuracies["val"] > r["val"] for r in earlier):
+    if all(accuracies["val"] > row["val"] for row in rows):
         save_network(folder / BEST, network, step=step)
     with files.replacing(folder / CURVE) as temporary:
-        new = {"step": step, "loss": loss, **accuracies}
-        pd.DataFrame([*earlier, new]).to_csv(temporary, index=False)
+        pd.DataFrame([*rows, {"step": step, "loss": loss, **accuracies}]).to_csv(temporary, index=False)
 
 
 def conclude(
