@@ -74,10 +74,11 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
 
 
 def test_parts_must_be_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    from facetransport.training import TrainingConfig, _my_parts
+    from facetransport.training import TrainingConfig, _shared
 
     monkeypatch.setattr(devices, "several", lambda: True)
     monkeypatch.setattr(devices, "processes", lambda: type("State", (), {"process_index": 1, "num_processes": 2}))
-    assert list(_my_parts(TrainingConfig(1, 8, 1e-3, 0, parts=4))) == [1, 3]
-    with pytest.raises(ValueError, match="parts: expected a multiple of 2, the processes of this run, got 1"):
-        _my_parts(TrainingConfig(1, 8, 1e-3, 0))
+    assert _shared(TrainingConfig(1, 8, 1e-3, 0, parts=4)) == (range(1, 4, 2), 4)
+    assert _shared(TrainingConfig(1, 8, 1e-3, 0)) == (range(1, 2, 2), 2)  # not named: one each
+    with pytest.raises(ValueError, match="parts: expected a multiple of 2, the processes of this run, got 3"):
+        _shared(TrainingConfig(1, 8, 1e-3, 0, parts=3))

@@ -7,9 +7,8 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
+    import torch
     from accelerate import PartialState
 
 VARIABLE = "FACETRANSPORT_DEVICE"
@@ -29,6 +28,8 @@ def processes() -> PartialState:
 
     if not several():
         return PartialState()
+    import torch
+
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # left alone, it knows no CPU processes
 
 
@@ -40,11 +41,15 @@ def device() -> torch.device:
     """
     if os.environ.get(VARIABLE):
         return _named(os.environ[VARIABLE])
+    import torch
+
     found = processes().device
     return torch.device("cpu") if found.type == "mps" else found
 
 
 def _named(name: str) -> torch.device:
+    import torch
+
     try:
         torch.empty(0, device=name)
         return torch.device(name)
@@ -56,11 +61,15 @@ def _named(name: str) -> torch.device:
 
 def mixed_precision(device: torch.device, wanted: bool) -> torch.autocast:
     """Autocast to bfloat16, if it is wanted and ``device`` computes in it; elsewhere everything stays float32."""
+    import torch
+
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bfloat16(device))
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether ``device`` has instructions for it: processors without emulate it, at a fifteenth of float32's speed."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in _BFLOAT16)

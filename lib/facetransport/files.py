@@ -72,6 +72,9 @@ def _free_mib(path: Path) -> int:
 
 
 def sync(path: Path) -> None:
+    """Onto the disk; Windows opens no folders."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

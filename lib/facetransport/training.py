@@ -49,7 +49,8 @@ class TrainingConfig:
     decay: how lr falls after ``warmup`` steps: "constant", "cosine" (to 0 at ``steps``), "restarts" (IDiff-Face's
     warm restarts: cosine cycles of 10k, 20k, 40k, 80k steps) or "onecycle" (from lr / 25 up over a tenth of the steps,
     then a cosine to 0: Smith, 2018). clip: of the gradient's norm. bf16: mixed precision, on devices that have it.
-    parts: micro-batches of a step; more take less memory, and batch norm sees a part at a time.
+    parts: micro-batches of a step; more take less memory, and batch norm sees a part at a time. 1 is one for each
+    process; name a multiple of the processes where their number must not matter.
     """
 
     steps: int
@@ -215,7 +216,7 @@ def train(
     """
     if n < 1:
         raise ValueError("n: expected at least one row of training data, got none")
-    device, parts = device or devices.device(), _my_parts(config)
+    device, (mine, parts) = device or devices.device(), _shared(config)
     model = model.to(device).train()
     optimizer, ema, guard = _optimizer(model, config), EMA(model, config.ema), Guard(device)
     about = {"training": asdict(config), "identity": dict(identity or {})}
@@ -224,7 +225,7 @@ def train(
         nothing = torch.tensor(math.nan)
         yield State(start, nothing, lr_at(start - 1, config), nothing, model, ema.model)
     for step in range(start, config.steps):
-        named, norm = _one_step(model.train(), optimizer, loss, n, config, step, parts, guard)
+        named, norm = _one_step(model.train(), optimizer, loss, n, config, step, mine, parts, guard)
         ema.update(model, step)
         done, value = step + 1, named.pop("loss")
         yield State(done, value, lr_at(step, config), norm, model, ema.model, named)
@@ -234,14 +235,15 @@ def train(
             save_checkpoint(checkpoint, model, ema, optimizer, about, done)
 
 
-def _my_parts(config: TrainingConfig) -> range:
-    """Which parts of each step this process computes."""
+def _shared(config: TrainingConfig) -> tuple[range, int]:
+    """Which parts of each step this process computes, and of how many: at least one for each process."""
     if not devices.several():
-        return range(config.parts)
+        return range(config.parts), config.parts
     rank, world = devices.processes().process_index, devices.processes().num_processes
-    if config.parts % world:
+    parts = world if config.parts == 1 else config.parts
+    if parts % world:
         raise ValueError(f"parts: expected a multiple of {world}, the processes of this run, got {config.parts}")
-    return range(rank, config.parts, world)
+    return range(rank, parts, world), parts
 
 
 def _is_main() -> bool:
@@ -263,7 +265,8 @@ def _one_step(
     n: int,
     config: TrainingConfig,
     step: int,
-    parts: Sequence[int],
+    mine: Sequence[int],
+    parts: int,
     guard: Guard,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One update; returns the loss and what else it names, means over all parts, and the norm of the gradient before
@@ -272,17 +275,17 @@ def _one_step(
     for group in optimizer.param_groups:
         group["lr"] = lr_at(step, config)
     optimizer.zero_grad()
-    named, statistics = dict[str, Tensor](), _Statistics(model, config.parts)
-    for part in parts:
+    named, statistics = dict[str, Tensor](), _Statistics(model, parts)
+    for part in mine:
         with _part_randomness(config.seed, step, part, guard.device) as generator:
             with devices.mixed_precision(guard.device, config.bf16):
-                found = loss(model, rows[part :: config.parts], generator, step)
+                found = loss(model, rows[part::parts], generator, step)
             scalars = {"loss": found} if isinstance(found, Tensor) else dict(found)
             guard.see(scalars["loss"], "loss", step)
-            (scalars["loss"] / config.parts).backward()
+            (scalars["loss"] / parts).backward()
         statistics.add()
         for name, value in scalars.items():
-            named[name] = named.get(name, 0) + value.detach() / config.parts
+            named[name] = named.get(name, 0) + value.detach() / parts
     statistics.settle()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     sum_over_processes([*gradients, *named.values()])

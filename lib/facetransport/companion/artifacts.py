@@ -9,7 +9,6 @@ one rename.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,13 +18,15 @@ import shutil
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+from filelock import FileLock, Timeout
 
+from facetransport import devices
 from facetransport.files import TEMPORARY, clear_when_full, file_digest, sync, write_json
 from facetransport.version import checkout, code_version
 
@@ -51,6 +52,8 @@ class Recipe:
         attempt with the same key left there.
     version: raise it when the code changes what the same config means.
     label: for people: which of many artefacts of one stage. Not part of the key.
+    collective: whether all processes of a run make it together (`training.train`); else the main one does and the
+        others wait. Not part of the key.
     """
 
     stage: str
@@ -59,6 +62,7 @@ class Recipe:
     version: int = 1
     upstream: tuple[Recipe, ...] = ()
     label: str = ""
+    collective: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)*", self.stage):
@@ -111,6 +115,8 @@ class Store:
         Raises CorruptArtifact for damaged shipped weights, DiskFull where there is no room. A damaged cached artefact
         is reported by a warning, moved aside and made anew.
         """
+        if devices.several():
+            return self._get_together(recipe)
         found = self.find(recipe)
         return found if found else self._build(recipe)
 
@@ -177,15 +183,33 @@ class Store:
             f"or delete {folder} and run `python -m facetransport train` to make them anew"
         )
 
-    def _build(self, recipe: Recipe) -> Path:
+    def _build(self, recipe: Recipe, upstream: tuple[Path, ...] | None = None) -> Path:
         folder = self.folder(recipe)
-        with clear_when_full(folder), _locked(_beside(folder, ".lock"), recipe):
+        with clear_when_full(folder), _locked(folder, recipe):
             if folder.is_dir() and self._still_good(folder, recipe):
                 return folder  # another process made it while this one waited
-            upstream = tuple(self.get(u) for u in recipe.upstream)
+            upstream = tuple(self.get(u) for u in recipe.upstream) if upstream is None else upstream
             log.info("building %s (%s)", recipe.stage, recipe.key[:16])
-            _make(recipe, folder, upstream)
+            partial = _begun(folder)
+            _run(recipe, partial, upstream)
+            _finish(recipe, partial, folder)
         self.problem(folder, recipe)  # remembers the digests while the files are warm
+        return folder
+
+    def _get_together(self, recipe: Recipe) -> Path:
+        """``get`` by all processes of a run: the main one decides, builds and seals; a collective maker runs on all."""
+        found = _told(lambda: self.find(recipe))
+        if found:
+            return found
+        upstream = tuple(self.get(u) for u in recipe.upstream)
+        if not recipe.collective:
+            return _told(lambda: self._build(recipe, upstream))
+        folder, main = self.folder(recipe), devices.processes().is_main_process
+        with _locked(folder, recipe) if main else nullcontext():
+            partial = _told(lambda: _begun(folder))
+            _run(recipe, partial, upstream)
+            devices.processes().wait_for_everyone()
+            _told(lambda: _finish(recipe, partial, folder))
         return folder
 
     def _still_good(self, folder: Path, recipe: Recipe) -> bool:
@@ -196,16 +220,24 @@ class Store:
         return problem is None
 
 
-def _make(recipe: Recipe, folder: Path, upstream: tuple[Path, ...]) -> None:
+def _begun(folder: Path) -> Path:
+    """The folder that an attempt writes into, with what an earlier one left."""
     partial = _beside(folder, ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     for half_written in [p for p in partial.rglob(".*") if TEMPORARY.fullmatch(p.name)]:
         half_written.unlink()  # by an attempt that was killed inside `replacing`
+    return partial
+
+
+def _run(recipe: Recipe, partial: Path, upstream: tuple[Path, ...]) -> None:
     try:
         recipe.make(partial, upstream)
     except Exception as error:
         error.add_note(f"while building {recipe.stage}; what is done is kept in {partial}")
         raise
+
+
+def _finish(recipe: Recipe, partial: Path, folder: Path) -> None:
     _seal(recipe, partial)
     partial.rename(folder)
     sync(folder.parent)
@@ -265,20 +297,41 @@ def _write_memo(path: Path, memo: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _locked(path: Path, recipe: Recipe) -> Iterator[None]:
+def _locked(folder: Path, recipe: Recipe) -> Iterator[None]:
     """One builder at a time; the lock dies with its process, so a kill leaves nothing to clean up."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            log.warning("waiting for %s, which is building %s", file.read().strip() or "another process", recipe.stage)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(_beside(folder, ".lock")), _beside(folder, ".owner")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        who = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+        log.warning("waiting for %s, which is building %s", who, recipe.stage)
+        lock.acquire()
+    try:
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _told(ask: Callable[[], Any]) -> Any:
+    """What the main process gets by asking, told to all; its exception ends the others too."""
+    from torch.distributed import broadcast_object_list
+
+    answer: list[Any] = [None, None]
+    failed: Exception | None = None
+    if devices.processes().is_main_process:
+        try:
+            answer[0] = ask()
+        except Exception as error:
+            failed, answer[1] = error, f"{type(error).__name__}: {error}"
+    broadcast_object_list(answer)
+    if failed:
+        raise failed
+    if answer[1]:
+        raise RuntimeError(f"the main process of this run failed: {answer[1]}")
+    return answer[0]
 
 
 def default_store() -> Store:
@@ -297,7 +350,8 @@ def cache_root() -> Path:
 def ship(recipe: Recipe, store: Store | None = None, weights: Path | None = None) -> Path:
     """Copy a built artefact to the package's weights (or another folder), whole or not at all."""
     target = (weights or WEIGHTS) / recipe.place
-    source = (store or default_store()).get(recipe)
+    store = store or default_store()
+    source = store.find(recipe) or store.get(recipe)
     if source.absolute() == target.absolute():
         return target
     partial = _beside(target, ".partial")

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from facetransport import files, version
+from facetransport import devices, files, version
 from facetransport.companion import artifacts, profiles
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import Profile
@@ -24,7 +24,7 @@ from facetransport.companion.results import few_colours, figures_root
 from facetransport.companion.turns import Turns
 
 EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
-ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock)?")
+ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock|\.owner)?")
 SPEED_TAG = "speed"  # of cells whose output depends on the machine
 KINDS = ("folders", "ffhq", "celeba", "recordio", "verification")  # of photographs on disk
 VERSIONS = ("torch", "numpy", "diffusers", "insightface", "onnxruntime", "dlib-bin", "anny", "warp-lang", "kornia")
@@ -198,16 +198,20 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    """All processes of a run train; the main one prints and ships."""
     from facetransport.companion import experiments
 
+    main = not devices.several() or devices.processes().is_main_process
     store = Store(artifacts.cache_root(), shipped=())  # from nothing: what is shipped does not count
     for recipe in _chosen(experiments.trained_recipes(_chosen_profile(options)), options.only):
-        if options.retrain:
+        if options.retrain and main:
             shutil.rmtree(store.folder(recipe), ignore_errors=True)
-        print(f"{recipe.stage:46} {store.status(recipe):8}  {recipe.label}".rstrip(), flush=True)
+        if main:
+            print(f"{recipe.stage:46} {store.status(recipe):8}  {recipe.label}".rstrip(), flush=True)
         folder = store.get(recipe)
-        print(f"{recipe.stage:46} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
-    if options.ship:
+        if main:
+            print(f"{recipe.stage:46} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
+    if options.ship and main:
         _remove_stale(artifacts.WEIGHTS)
     return 0
 
@@ -457,7 +461,7 @@ def _remove_all(root: Path) -> None:
     for path in [*root.glob("*/*"), *(root / name for name in (".verified", "executing", "stamps"))]:
         if path.is_dir() and (path.parent == root or ARTEFACT.fullmatch(path.name)):
             shutil.rmtree(path)
-        elif path.suffix == ".lock" and ARTEFACT.fullmatch(path.name):
+        elif path.suffix in (".lock", ".owner") and ARTEFACT.fullmatch(path.name):
             path.unlink()
     for stage in [p for p in root.glob("*") if p.is_dir() and not any(p.iterdir())]:
         stage.rmdir()

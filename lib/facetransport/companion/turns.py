@@ -6,34 +6,45 @@ until no other notebook runs a cell, and holds the others back. Locks die with t
 
 from __future__ import annotations
 
-import fcntl
+import uuid
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock
 
 TAG = "alone"
 
 
 class Turns:
-    """The turns of one notebook among those that share ``folder``; ``start`` and ``end`` are nbclient's hooks."""
+    """The turns of one notebook among those that share ``folder``; ``start`` and ``end`` are nbclient's hooks.
+
+    A cell holds its notebook's lock while it runs, and passes a gate before it begins; who must be alone keeps the gate.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._gate, self._cores = (_open(folder / f"{name}.lock") for name in ("gate", "cores"))
+        self.folder, self._gate = folder, _lock(folder / "gate.lock")
+        self._own = _lock(folder / f"notebook-{uuid.uuid4().hex}.lock")
 
     def start(self, cell: Any, cell_index: int) -> None:
-        """Wait for the turn of a cell. Who waits to be alone holds the gate, so that no other cell begins meanwhile."""
-        mode = fcntl.LOCK_EX if TAG in cell.metadata.get("tags", ()) else fcntl.LOCK_SH
-        fcntl.flock(self._gate, mode)
-        fcntl.flock(self._cores, mode)
-        fcntl.flock(self._gate, fcntl.LOCK_UN)
+        """Wait for the turn of a cell."""
+        self._gate.acquire()
+        if TAG not in cell.metadata.get("tags", ()):
+            self._own.acquire()
+            self._gate.release()
+            return
+        for other in self.folder.glob("notebook-*.lock"):
+            with _lock(other):
+                pass  # its cell has ended
 
     def end(self, cell: Any, cell_index: int, execute_reply: Any = None) -> None:
-        fcntl.flock(self._cores, fcntl.LOCK_UN)
+        self._gate.release()
+        self._own.release()
 
     def close(self) -> None:
-        self._gate.close()
-        self._cores.close()
+        self.end(None, 0)
+        Path(self._own.lock_file).unlink(missing_ok=True)
 
 
-def _open(path: Path) -> IO[str]:
-    return path.open("a", encoding="utf-8")
+def _lock(path: Path) -> FileLock:
+    return FileLock(path, thread_local=False)

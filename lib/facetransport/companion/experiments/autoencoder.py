@@ -51,7 +51,7 @@ def code_recipe(profile: Profile) -> Recipe:
         return pixels
     kept = {"identity_steps": config.identity_steps, "identity_weight": config.identity_weight}
     upstream = (pixels, roles.recipe(profile, "train"), recognisers.recipe(profile))
-    return Recipe("autoencoder", kept, partial(_make_identity, config), upstream=upstream)
+    return Recipe("autoencoder", kept, partial(_make_identity, config), upstream=upstream, collective=True)
 
 
 def decoder_recipe(profile: Profile) -> Recipe:
@@ -62,7 +62,7 @@ def decoder_recipe(profile: Profile) -> Recipe:
         recognisers.recipe(profile),
     )
     make = partial(_make_decoder, profile.decoder)
-    return Recipe("autoencoder.decoder", as_config(profile.decoder), make, upstream=upstream)
+    return Recipe("autoencoder.decoder", as_config(profile.decoder), make, upstream=upstream, collective=True)
 
 
 def _pixels_recipe(profile: Profile) -> Recipe:
@@ -70,7 +70,9 @@ def _pixels_recipe(profile: Profile) -> Recipe:
     for name in ("identity_steps", "identity_weight"):
         config.pop(name)
     upstream = (roles.recipe(profile, "train"),)
-    return Recipe("autoencoder.pixels", config, partial(_make_pixels, profile.autoencoder), upstream=upstream)
+    return Recipe(
+        "autoencoder.pixels", config, partial(_make_pixels, profile.autoencoder), upstream=upstream, collective=True
+    )
 
 
 def _make_pixels(section: AutoencoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:

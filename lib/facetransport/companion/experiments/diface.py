@@ -158,7 +158,7 @@ def denoiser_recipe(profile: Profile, section: DiFace) -> Recipe:
     )
     config = {name: as_config(section)[name] for name in [*names.split(), "seed"]}
     upstream = (faces_recipe(profile, "generator", section.encoder, section.people),)
-    return Recipe("diface.denoiser", config, partial(_make_denoiser, section), upstream=upstream)
+    return Recipe("diface.denoiser", config, partial(_make_denoiser, section), upstream=upstream, collective=True)
 
 
 def refinement_recipe(profile: Profile, section: DiFace) -> Recipe:
@@ -167,7 +167,7 @@ def refinement_recipe(profile: Profile, section: DiFace) -> Recipe:
     names += " samples guidance batch lr ema"
     config = {name: as_config(section)[name] for name in [*names.split(), "weight_decay", "seed"]}
     upstream = (denoiser_recipe(profile, section), *denoiser_recipe(profile, section).upstream)
-    return Recipe("diface.refinement", config, partial(_make_refinement, section), upstream=upstream)
+    return Recipe("diface.refinement", config, partial(_make_refinement, section), upstream=upstream, collective=True)
 
 
 def training_config(section: DiFace, steps: int | None = None) -> TrainingConfig:
@@ -260,7 +260,7 @@ def baseline_recipe(profile: Profile, kind: str) -> Recipe:
         raise ValueError(f"kind: expected one of {', '.join(BASELINES)}, got {kind!r}")
     config = {name: as_config(section)[name] for name in names.split()}
     upstream = (faces_recipe(profile, "generator", section.encoder, section.people),)
-    return Recipe(f"diface.{kind}", config, partial(_make_baseline, kind, section), upstream=upstream)
+    return Recipe(f"diface.{kind}", config, partial(_make_baseline, kind, section), upstream=upstream, collective=True)
 
 
 def _make_baseline(kind: str, section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
@@ -317,7 +317,7 @@ def pixels_recipe(profile: Profile) -> Recipe:
     upstream = tuple(roles.rendered_recipe(profile, role) for role in seen)
     config = as_config(profile.reference) | {"steps": profile.diface.pixel_steps}
     section = replace(profile.reference, steps=profile.diface.pixel_steps)
-    return Recipe("diface.pixels", config, partial(_make_pixels, section), upstream=upstream)
+    return Recipe("diface.pixels", config, partial(_make_pixels, section), upstream=upstream, collective=True)
 
 
 def load_pixels(profile: Profile, store: Store, role: str) -> Seen:

@@ -55,7 +55,8 @@ def recipe(profile: Profile, cpd: float | None = None, variant: str | None = Non
         stage = f"idiff_face.{level}"
     else:
         stage = f"idiff_face.{variant}" + f".{level}" * (section != network_section(profile, variant=variant))
-    return Recipe(stage, as_config(section), partial(_make, section), upstream=(training_data(profile),))
+    made_of = (training_data(profile),)
+    return Recipe(stage, as_config(section), partial(_make, section), upstream=made_of, collective=True)
 
 
 def recipes(profile: Profile) -> list[Recipe]:

@@ -41,7 +41,9 @@ def recipe(profile: Profile, name: str = "reference") -> Recipe:
         raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
     section: RecogniserTraining = getattr(profile, name)
     upstream = (roles.recipe(profile, NETWORKS[name]), roles.recipe(profile, "val"))
-    return Recipe(f"recognition.{name}", as_config(section), partial(_make, section), upstream=upstream)
+    return Recipe(
+        f"recognition.{name}", as_config(section), partial(_make, section), upstream=upstream, collective=True
+    )
 
 
 def network_config(section: RecogniserTraining) -> IResNetConfig:

@@ -33,6 +33,7 @@ def run_recipe(profile: Profile, faces: Recipe, name: str, augmentation: str, lr
         make=partial(_make, run, chosen),
         upstream=(faces, *tested),
         label=f"{augmentation}, lr {lr:g}, seed {seed}",
+        collective=True,
     )
 
 

@@ -1,0 +1,81 @@
+"""One artefact, several processes: made once, ended together, resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+import torch
+from facetransport import devices
+from facetransport.companion.artifacts import Recipe, Store
+
+what, root = sys.argv[1], Path(sys.argv[2])
+rank = int(os.environ["RANK"])
+
+def write(folder, upstream):
+    (folder / "made").write_text(f"by {rank}")
+    if what == "fails":
+        raise ValueError("the lamp is broken")
+
+def together(folder, upstream):
+    number = torch.tensor(float(rank + 1))
+    torch.distributed.all_reduce(number)
+    (folder / f"begun{rank}").touch()
+    if what == "waits":
+        (root / f"pid{rank}").write_text(str(os.getpid()))
+        time.sleep(60)
+    if rank == 0:
+        (folder / "sum").write_text(f"{number} from {(upstream[0] / 'made').read_text()}")
+
+first = Recipe("one.alone", {}, write)
+both = Recipe("two.together", {}, together, upstream=(first,), collective=True)
+folder = Store(root, shipped=()).get(both)
+print("found", folder, (folder / "sum").read_text(), flush=True)
+"""
+
+
+def start(what: str, root: Path) -> subprocess.Popen[str]:
+    script = root / "script.py"
+    root.mkdir(exist_ok=True)
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*RUN, str(script), what, str(root / "cache")]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+
+
+def test_it_is_made_once_by_all_and_found_by_all(tmp_path: Path) -> None:
+    shown = start("works", tmp_path).communicate(timeout=120)[0]
+    found = [line for line in shown.splitlines() if line.startswith("found")]
+    assert len(found) == 2 and len(set(found)) == 1 and found[0].endswith("3.0 from by 0"), shown
+    (folder,) = (tmp_path / "cache" / "two.together").glob("*[0-9a-f]")
+    assert {"manifest.json", "sum", "begun0", "begun1"} <= {p.name for p in folder.iterdir()}
+
+
+def test_a_maker_that_fails_on_the_main_process_ends_both(tmp_path: Path) -> None:
+    process = start("fails", tmp_path)
+    shown = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert "ValueError: the lamp is broken" in shown
+    assert "the main process of this run failed: ValueError: the lamp is broken" in shown or "exitcode" in shown
+
+
+def test_a_killed_process_ends_both_and_the_next_run_resumes(tmp_path: Path) -> None:
+    process, pid = start("waits", tmp_path), tmp_path / "cache" / "pid1"
+    deadline = time.monotonic() + 60
+    while not (pid.is_file() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    shown = process.communicate(timeout=60)[0]
+    assert process.returncode != 0 and "Signal 9 (SIGKILL)" in shown
+    again = start("works", tmp_path).communicate(timeout=120)[0]
+    assert again.count("3.0 from by 0") == 2, again
