@@ -275,18 +275,20 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     """Say how the description was read, then list the best, one a line: rank, score, person, what is true of them."""
-    from facetransport.papers import diface_search
+    from facetransport.evaluation import search
 
-    read = diface_search.reading(options.description)  # before anything is loaded: it may be empty
-    finder = diface_search.finder(_chosen_profile(options), artifacts.default_store(), options.size)
+    read = search.reading(options.description)  # before anything is loaded: it may be empty
+    from facetransport.companion.search import finder as open_gallery
+
+    finder = open_gallery(_chosen_profile(options), artifacts.default_store(), options.size)
     found = finder.find(options.description, options.top)
     print(f"read as      {read}")
     print(f"gallery      {len(finder.faces):,} people, {len(finder) - len(finder.faces):,} distractors")
     for row in found.itertuples():
-        person = "-" if row.person == diface_search.DISTRACTOR else str(row.person)
+        person = "-" if row.person == search.DISTRACTOR else str(row.person)
         print(f"{row.rank:4}  {row.score:.4f}  {person:>9}  {row.known}")
     if options.sheet:
-        _draw(options.sheet, finder.pictures(found), diface_search.labels(found), options.description)
+        _draw(options.sheet, finder.pictures(found), search.labels(found), options.description)
     return 0
 
 

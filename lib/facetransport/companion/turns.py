@@ -18,7 +18,7 @@ TAG = "alone"
 class Turns:
     """The turns of one notebook among those that share ``folder``; ``start`` and ``end`` are nbclient's hooks.
 
-    A cell holds its notebook's lock while it runs, and passes a gate before it begins; who must be alone keeps the gate.
+    A cell holds its notebook's lock while it runs and passes a gate before it begins; who must be alone keeps the gate.
     """
 
     def __init__(self, folder: Path) -> None:
