@@ -116,7 +116,8 @@ class EMA:
     def update(self, model: nn.Module, k: int) -> None:
         if self.model is model:
             return
-        averaged, new = list(self.model.parameters()), [w.detach() for w in model.parameters()]
+        averaged: list[Tensor] = list(self.model.parameters())
+        new = [w.detach() for w in model.parameters()]
         torch._foreach_lerp_(averaged, new, 1 - self.decay_at(k))
         for kept, fresh in zip(self.model.buffers(), model.buffers(), strict=True):
             kept.copy_(fresh)

@@ -21,12 +21,12 @@ def to_tensor(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 (B, H, W, 3) in 0..255, an array or a tensor -> float32 (B, 3, H, W) in [-1, 1], on the same device."""
     import torch
 
-    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
-        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    if images.dtype not in (np.uint8, torch.uint8) or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(
             f"images: expected uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}; convert to RGB first"
         )
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.require(images, requirements=["C", "W"]))
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

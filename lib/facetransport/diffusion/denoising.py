@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +11,8 @@ from facetransport.training import Loss, pick
 
 
 def denoising_loss(
-    latents: Tensor,
-    contexts: Tensor | None,
+    latents: Tensor | np.ndarray,
+    contexts: Tensor | np.ndarray | None,
     schedule: Schedule,
     prediction: str = "eps",
     context_drop: float = 0.0,

@@ -102,7 +102,7 @@ def published(steps: int, batch: int, lr: float, seed: int, **changes: Any) -> T
 def digest_of(faces: FaceSet) -> str:
     """Hex digest of a FaceSet's size and labels: what a checkpoint is checked for (`training.train`, identity)."""
     hasher = hashlib.sha256(repr(faces.images.shape).encode())
-    hasher.update(np.ascontiguousarray(faces.identity))
+    hasher.update(faces.identity.tobytes())
     return hasher.hexdigest()[:16]
 
 

@@ -176,9 +176,8 @@ def _make(section: IDiffFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     config, training = network_config(section, latents.shape[1:], contexts.shape[1]), training_config(section)
     with seeded(section.seed):
         denoiser = build(config)
-    data_here = (resident(part, device()) for part in (latents, contexts))
-    schedule = Schedule(**config["schedule"])
-    loss = denoising_loss(*data_here, schedule, section.prediction, section.context_drop)
+    z, y = (resident(part, device()) for part in (latents, contexts))
+    loss = denoising_loss(z, y, Schedule(**config["schedule"]), section.prediction, section.context_drop)
     log, checkpoint = TrainingLog(folder / "log.csv", training), folder / "checkpoint.safetensors"
     for state in train(denoiser, loss, len(latents), training, checkpoint):
         log.write(state)

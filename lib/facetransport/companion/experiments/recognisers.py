@@ -48,8 +48,8 @@ def recipe(profile: Profile, name: str = "reference") -> Recipe:
 
 def network_config(section: RecogniserTraining) -> IResNetConfig:
     """The shape of a section's network."""
-    shape: Any = (section.layers, section.widths, section.strides)
-    return IResNetConfig(*shape, section.size, section.embedding, section.dropout)
+    shape: dict[str, Any] = {name: getattr(section, name) for name in ("layers", "widths", "strides", "dropout")}
+    return IResNetConfig(input_size=section.size, dim=section.embedding, **shape)
 
 
 def head_config(section: RecogniserTraining) -> HeadConfig:
