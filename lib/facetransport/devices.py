@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
@@ -64,6 +65,13 @@ def mixed_precision(device: torch.device, wanted: bool) -> torch.autocast:
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bfloat16(device))
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """What is inside stays in float32, whatever is around it."""
+    import torch
+
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def has_bfloat16(device: torch.device) -> bool:

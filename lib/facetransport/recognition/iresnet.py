@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facetransport.devices import full_precision
 from facetransport.recognition.align import network_input
 
 DEPTHS = {
@@ -161,7 +162,7 @@ class IResNet(nn.Module):
 
     def _features(self, x: Tensor) -> Tensor:
         x = self.dropout(torch.flatten(self.bn2(x), 1))
-        with torch.autocast(x.device.type, enabled=False):  # the last layer in fp32, as InsightFace's fp16 mode
+        with full_precision(x.device):  # the last layer in fp32, as InsightFace's fp16 mode
             return self.features(self.fc(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x))  # (B, dim)
 
     def check(self, images: Tensor) -> None:

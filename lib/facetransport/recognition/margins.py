@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facetransport.devices import full_precision
+
 EDGE = 1e-6  # cosines are kept this far from -1 and 1, where the angle has no derivative
 
 
@@ -69,7 +71,7 @@ class Head(nn.Module):
         self.weight = nn.Parameter(torch.empty(classes, dim).normal_(0, 0.01))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device):
             features = features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
             return self.logits(self.cosine(features), labels, features)
 

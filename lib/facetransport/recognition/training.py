@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facetransport.data.faceset import FaceSet, to_tensor
+from facetransport.devices import full_precision
 from facetransport.recognition.align import network_input
 from facetransport.recognition.iresnet import IResNet, IResNetConfig
 from facetransport.recognition.margins import Head, make_head
@@ -59,7 +60,7 @@ class Learner(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """float (B, 3, S, S) and int64 (B,) -> cross-entropy, and the share nearest to their own class."""
         features = self.network(images).float()
-        with torch.autocast(images.device.type, enabled=False):  # cosines in float32
+        with full_precision(images.device):  # cosines in float32
             loss = F.cross_entropy(self.head(features, labels), labels)
             with torch.no_grad():
                 accuracy = (self.head.cosine(features).argmax(1) == labels).float().mean()
@@ -80,7 +81,7 @@ def recogniser_loss(faces: FaceSet, size: int, augment: nn.Module | None = None)
 
     def loss(learner: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> dict[str, Tensor]:
         device = generator.device
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             images = prepare(to_tensor(pick(faces.images, rows, device)), size, augment)
         return learner(images, pick(labels, rows, device))
 
