@@ -370,7 +370,7 @@ def _readme(_: argparse.Namespace) -> int:
 
 def with_headlines(readme: str) -> str:
     """The README with the table between its two marks taken from figures/laptop/headlines.md."""
-    table = (figures_root() / "laptop" / "headlines.md").read_text(encoding="utf-8").split("\n\n")[0]
+    table = (figures_root() / "laptop" / "headlines.md").read_text(encoding="utf-8").strip()
     return re.sub(
         r"(<!-- headlines:[^\n]*-->\n).*?(<!-- end of headlines -->)", rf"\g<1>{table}\n\g<2>", readme, flags=re.S
     )
