@@ -77,8 +77,8 @@ def test_the_verdict_is_on_what_was_committed(
     monkeypatch.setenv(artifacts.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv(results.VARIABLE, str(tmp_path / "figures"))
     figures = write(tmp_path / "figures" / "smoke", x=1)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     if git:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         for command in (["init", "-q"], ["add", "figures"], [*identity, "commit", "-qm", "numbers"]):
             subprocess.run(["git", *command], cwd=tmp_path, check=True)
     for value, verdict in ((1.0005, "reproduced"), (2, "NOT reproduced")):
@@ -86,6 +86,10 @@ def test_the_verdict_is_on_what_was_committed(
         write(figures, x=value)
         assert cli.main(["verdict", "--profile", "smoke"]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == verdict
+    if git:  # committed, the new numbers are the ones to reproduce
+        subprocess.run(["git", *identity, "commit", "-qam", "new numbers"], cwd=tmp_path, check=True)
+        cli.main(["verdict", "--profile", "smoke"])
+        assert capsys.readouterr().out.splitlines()[-1] == "reproduced"
 
 
 def test_where_nothing_was_committed_the_verdict_says_so(
