@@ -318,6 +318,16 @@ def test_execute_runs_a_notebook_at_the_profile(small: Path, run: Execute) -> No
     assert all(set(cell.metadata) <= {"tags"} for cell in book.cells)
 
 
+def test_the_same_run_is_the_same_copy(small: Path, run: Execute) -> None:
+    slow = "import time\nfor i in range(3):\n    print(i)\n    time.sleep(0.3)"  # comes in pieces
+    path, copies = notebook(small, 'profile = "laptop"', slow), []
+    for _ in range(2):
+        assert run(path).returncode == 0
+        copies.append((small / "figures" / "smoke" / "notebooks" / "01_test.ipynb").read_bytes())
+    assert copies[0] == copies[1]
+    assert [o.text for o in nbformat.reads(copies[0], as_version=4).cells[-1].outputs] == ["0\n1\n2\n"]
+
+
 def test_a_profile_of_ones_own_is_a_path_from_anywhere(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = (profiles.FOLDER / "smoke.yaml").read_text().replace("world_seed: ", "world_seed: 7")
     (small / "mine.yaml").write_text(mine)

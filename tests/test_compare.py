@@ -30,7 +30,14 @@ def test_every_number_is_judged(tmp_path: Path) -> None:
     expected = {"x.equal": "equal", "x.near": "within", "x.far": "outside", "x.gone": "missing", "x.none": "equal"}
     assert {name: values[name] for name in expected} == expected and values["x.tiny"] == "within"
     assert not compared.reproduced and "x.far value: 0.5 -> 0.51" in compared.report()
-    assert "speed.ms" not in compared.report() and "not counted: 3" in compared.report()
+    assert "machine  01_a speed.ms: 3 -> 9\n" in compared.report() and "not counted: 1" in compared.report()
+
+
+def test_speeds_that_lie_beside_are_listed(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", x=1), write(tmp_path / "b", x=1)
+    (write(b / "speed", speed__ms=9) / "results" / "01_a.json").rename(b / "speed" / "01_a.json")
+    compared = compare(a, b)
+    assert compared.reproduced and "machine  01_a speed.ms: - -> 9\n" in compared.report()
 
 
 def test_speeds_do_not_fail_it_and_intervals_do(tmp_path: Path) -> None:
@@ -70,8 +77,8 @@ def test_the_verdict_is_on_what_was_committed(
     monkeypatch.setenv(artifacts.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setenv(results.VARIABLE, str(tmp_path / "figures"))
     figures = write(tmp_path / "figures" / "smoke", x=1)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     if git:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         for command in (["init", "-q"], ["add", "figures"], [*identity, "commit", "-qm", "numbers"]):
             subprocess.run(["git", *command], cwd=tmp_path, check=True)
     for value, verdict in ((1.0005, "reproduced"), (2, "NOT reproduced")):
@@ -79,6 +86,10 @@ def test_the_verdict_is_on_what_was_committed(
         write(figures, x=value)
         assert cli.main(["verdict", "--profile", "smoke"]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == verdict
+    if git:  # committed, the new numbers are the ones to reproduce
+        subprocess.run(["git", *identity, "commit", "-qam", "new numbers"], cwd=tmp_path, check=True)
+        cli.main(["verdict", "--profile", "smoke"])
+        assert capsys.readouterr().out.splitlines()[-1] == "reproduced"
 
 
 def test_where_nothing_was_committed_the_verdict_says_so(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from facetransport import version
@@ -147,14 +149,18 @@ def test_pictures_say_what_they_are_and_nothing_of_when_and_where(run: Run, monk
 
 
 def test_pictures_of_pictures_are_png_only(run: Run) -> None:
-    for name, stays in (("faces", False), ("line", True)):
-        figure, axes = plt.subplots()
-        axes.plot([0, 1])
-        run.figure(figure, "faces")  # an SVG of an earlier run
-        figure, axes = plt.subplots()
-        axes.plot([0, 1]) if stays else axes.imshow(np.zeros((4, 4, 3)))
-        run.figure(figure, name)
-        assert (run.folder / f"{name}.png").is_file() and (run.folder / f"{name}.svg").is_file() == stays
+    draw: dict[str, Callable[[Axes], object]] = {
+        "line": lambda axes: axes.plot([0, 1]),
+        "faces": lambda axes: axes.imshow(np.zeros((4, 4, 3))),
+        "rasterised": lambda axes: axes.pcolormesh(np.zeros((4, 4)), rasterized=True),
+        "heavy": lambda axes: axes.plot(np.random.default_rng(0).random((9, 2000))),
+    }
+    for name, what in draw.items():
+        for part in (draw["line"], what):  # the first: an SVG of an earlier run
+            figure, axes = plt.subplots()
+            part(axes)
+            run.figure(figure, name)
+        assert (run.folder / f"{name}.png").is_file() and (run.folder / f"{name}.svg").is_file() == (name == "line")
 
 
 def test_few_colours_keep_a_picture() -> None:

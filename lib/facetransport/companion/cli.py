@@ -26,6 +26,7 @@ from facetransport.companion.turns import Turns
 EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock|\.owner)?")
 SPEED_TAG = "speed"  # of cells whose output depends on the machine
+INJECTED_TAG = "injected-parameters"  # papermill's
 KINDS = ("folders", "ffhq", "celeba", "recordio", "verification")  # of photographs on disk
 VERSIONS = ("torch", "numpy", "diffusers", "insightface", "onnxruntime", "dlib-bin", "anny", "warp-lang", "kornia")
 
@@ -333,9 +334,11 @@ def _verdict(options: argparse.Namespace) -> int:
 
     name = _chosen_profile(options).name
     came, now = artifacts.cache_root() / "committed" / name, figures_root() / name
-    if options.keep:
+    if options.keep or (now.parents[1] / ".git").exists():  # git knows at any time what was committed
         _set_aside(now / "results", came)
-    elif not any(came.glob("*.json")):
+    if options.keep:
+        return 0
+    if not any(came.glob("*.json")):
         print(f"figures/{name}: no numbers came with this checkout, nothing to compare with")
     else:
         print(f"figures/{name} against the numbers that came with this checkout:")
@@ -369,7 +372,7 @@ def _readme(_: argparse.Namespace) -> int:
 
 def with_headlines(readme: str) -> str:
     """The README with the table between its two marks taken from figures/laptop/headlines.md."""
-    table = (figures_root() / "laptop" / "headlines.md").read_text(encoding="utf-8").split("\n\n")[0]
+    table = (figures_root() / "laptop" / "headlines.md").read_text(encoding="utf-8").strip()
     return re.sub(
         r"(<!-- headlines:[^\n]*-->\n).*?(<!-- end of headlines -->)", rf"\g<1>{table}\n\g<2>", readme, flags=re.S
     )
@@ -426,10 +429,24 @@ def _tidy(notebook: Any) -> Any:
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
         if cell.cell_type == "code":
-            cell.outputs = [_lighter(output) for output in cell.outputs if not _is_passing(output)]
-        if SPEED_TAG in cell.metadata.get("tags", ()):
+            cell.outputs = _joined([_lighter(output) for output in cell.outputs if not _is_passing(output)])
+        tags = cell.metadata.get("tags", ())
+        if INJECTED_TAG in tags:
+            cell.id = INJECTED_TAG  # papermill draws a new one in each run
+        if SPEED_TAG in tags:
             cell.outputs = [nbformat.v4.new_output("stream", text="(of this machine: see figures/<profile>/speed)\n")]
     return notebook
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Printed text in one piece: where it was cut depends on how fast it came."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _lighter(output: Any) -> Any:

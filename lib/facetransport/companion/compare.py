@@ -39,13 +39,18 @@ class Comparison:
         wrong = self.counted[~self.counted["kind"].isin(["equal", "within"])]
         lines = [f"  {row.kind:8} {row.notebook} {row.name} {row.part}: {row.a} -> {row.b}" for row in _rows(wrong)]
         counts = ", ".join(f"{kinds.get(kind, 0)} {kind}" for kind in KINDS)
-        speeds = len(self.table) - len(self.counted)
-        lines += [f"numbers: {counts} (relative tolerance {self.rtol:g}); of the machine, not counted: {speeds}"]
+        speeds = self.table[self.table["name"].str.startswith(SPEED) & (self.table["part"] == "value")]
+        lines += [f"  machine  {row.notebook} {row.name}: {_shown(row.a)} -> {_shown(row.b)}" for row in _rows(speeds)]
+        lines += [f"numbers: {counts} (relative tolerance {self.rtol:g}); of the machine, not counted: {len(speeds)}"]
         return "\n".join([*lines, "reproduced" if self.reproduced else "NOT reproduced"])
 
 
+def _shown(number: float | None) -> str:
+    return "-" if number is None or pd.isna(number) else f"{number:.4g}"
+
+
 def _rows(frame: pd.DataFrame) -> list[Any]:
-    return list(frame.rename(columns={"name": "name_"}).rename(columns={"name_": "name"}).itertuples(index=False))
+    return list(frame.itertuples(index=False))
 
 
 def compare(a: Path, b: Path, rtol: float = RTOL) -> Comparison:
@@ -53,7 +58,7 @@ def compare(a: Path, b: Path, rtol: float = RTOL) -> Comparison:
 
     A number is its notebook, its name and one of value, low, high. Raises FileNotFoundError where nothing was recorded.
     """
-    if rtol < 0:
+    if not rtol >= 0:
         raise ValueError(f"rtol: expected at least 0, got {rtol}")
     left, right = numbers(a), numbers(b)
     keys = [*left, *(key for key in right if key not in left)]
@@ -71,6 +76,7 @@ def numbers(place: Path) -> dict[Key, float | None]:
     paths = [place] if place.is_file() else sorted(folder.glob("*.json"))
     if not paths:
         raise FileNotFoundError(f"{place}: no results; expected figures/<profile>, its results folder or a .json of it")
+    paths += sorted((place / "speed").glob("*.json"))
     found: dict[Key, float | None] = {}
     for path in paths:
         for record in _records(path):

@@ -25,7 +25,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -167,7 +166,8 @@ class Run:
             temporary.write_bytes(few_colours(drawn.getvalue(), title))
         with replacing(self.place(name, "svg")) as temporary:
             _save_svg(figure, temporary, name, title)
-            small = not figure.findobj(AxesImage) and temporary.stat().st_size <= HEAVIEST
+            vector = temporary.read_bytes()
+            small = b"<image" not in vector and len(vector) <= HEAVIEST
         if not small:
             self.place(name, "svg").unlink()
         plt.close(figure)
