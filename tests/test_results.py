@@ -163,11 +163,16 @@ def test_pictures_of_pictures_are_png_only(run: Run) -> None:
         assert (run.folder / f"{name}.png").is_file() and (run.folder / f"{name}.svg").is_file() == (name == "line")
 
 
-def test_few_colours_keep_a_picture() -> None:
-    image, out = Image.effect_noise((64, 64), 60).convert("RGB"), io.BytesIO()
-    image.save(out, "png")
-    few = Image.open(io.BytesIO(results.few_colours(out.getvalue()))).convert("RGB")
-    assert np.abs(np.asarray(few, float) - np.asarray(image, float)).mean() < 3
+def test_lighter_pictures_look_the_same() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    smooth = np.linspace(0, 255, 128).astype(np.uint8)[:, None, None] * np.ones((1, 128, 3), np.uint8)
+    for image, faces, kept in ((noise, True, True), (noise, False, False), (smooth, True, False)):
+        out = io.BytesIO()
+        Image.fromarray(image).save(out, "png")
+        light = Image.open(io.BytesIO(results.lighter(out.getvalue(), faces=faces)))
+        assert (light.mode == "RGB") == kept and (light.mode == "P") != kept
+        error = np.abs(np.asarray(light.convert("RGB"), float) - image).mean()
+        assert error == 0 if kept else error < 20
 
 
 def test_what_came_out_as_before_keeps_the_version_it_came_out_at_first(

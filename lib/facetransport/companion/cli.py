@@ -20,7 +20,7 @@ from facetransport import devices, files, version
 from facetransport.companion import artifacts, profiles
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import Profile
-from facetransport.companion.results import few_colours, figures_root
+from facetransport.companion.results import figures_root, lighter
 from facetransport.companion.turns import Turns
 
 EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
@@ -450,10 +450,10 @@ def _joined(outputs: list[Any]) -> list[Any]:
 
 
 def _lighter(output: Any) -> Any:
-    """Pictures in 256 colours, as `results.Run.figure` saves them."""
+    """Pictures in 256 colours; in full they are beside the copy, where `results.Run.figure` saved them."""
     data = output.get("data", {})
     if "image/png" in data:
-        data["image/png"] = b64encode(few_colours(b64decode(data["image/png"]))).decode()
+        data["image/png"] = b64encode(lighter(b64decode(data["image/png"]), faces=False)).decode()
     return output
 
 

@@ -37,6 +37,7 @@ VARIABLE = "FACETRANSPORT_FIGURES"
 DPI = 150
 SPEED = "speed."  # how names of what depends on the machine begin
 HEAVIEST = 300_000  # bytes of an SVG that is kept beside its PNG
+RICH = 10_000  # colours; charts have fewer, sheets of faces more
 FIELDS = (
     "name",
     "value",
@@ -156,14 +157,14 @@ class Run:
         return record
 
     def figure(self, figure: Figure, name: str) -> Figure:
-        """Save as PNG of 256 colours, as SVG too where that is drawn by lines only, and close; a cell that ends with
-        this call shows it."""
+        """Save as PNG (charts in 256 colours), as SVG too where that is drawn by lines only, and close; a cell that ends
+        with this call shows it."""
         _check_name(name)
         title = f"{name} ({self.profile.name})"
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=DPI)
         with replacing(self.place(name, "png")) as temporary:
-            temporary.write_bytes(few_colours(drawn.getvalue(), title))
+            temporary.write_bytes(lighter(drawn.getvalue(), title))
         with replacing(self.place(name, "svg")) as temporary:
             _save_svg(figure, temporary, name, title)
             vector = temporary.read_bytes()
@@ -199,14 +200,19 @@ class Run:
         }
 
 
-def few_colours(png: bytes, title: str = "") -> bytes:
-    """A PNG of at most 256 colours, dithered: a third of the bytes, the same for the same picture."""
-    with Image.open(io.BytesIO(png)) as picture:
-        few = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+def lighter(png: bytes, title: str = "", faces: bool = True) -> bytes:
+    """The PNG in 256 colours, dithered: a third of the bytes, the same for the same picture.
+
+    faces: leave pictures of more than ``RICH`` colours as they are, whose skin and lips would lose theirs.
+    """
+    with Image.open(io.BytesIO(png)) as opened:
+        picture = opened.convert("RGB")
+    if not faces or picture.getcolors(RICH):
+        picture = picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
     about, out = PngInfo(), io.BytesIO()
     if title:
         about.add_text("Title", title)
-    few.save(out, "png", optimize=True, pnginfo=about)
+    picture.save(out, "png", optimize=True, pnginfo=about)
     return out.getvalue()
 
 
