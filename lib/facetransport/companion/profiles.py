@@ -36,13 +36,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Scale = Annotated[float, Field(ge=0, lt=100)]  # of guidance; 1: the conditional model, as published
 Temperature = Annotated[float, Field(gt=0, le=1)]  # of the starting noise; 1 as published, below 1 for less variety
-section = dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 # ---------------------------------------------------------------------------------------------- world.rendered
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class Role:
     """A split by name: how many people, and how many images of each."""
 
@@ -50,7 +50,7 @@ class Role:
     views: Count
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class Rendered:
     """Rendered people: ``generator`` plays FFHQ, ``train`` CelebA/CASIA, ``authentic`` the set that synthetic
     ones of its size are held against, ``encoder`` more people for the reference recogniser, ``gallery`` those that
@@ -70,7 +70,7 @@ class Rendered:
 # ------------------------------------------------------------------------------------------ recognition.training
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class RecogniserTraining:
     """An IResNet and how it is trained."""
 
@@ -97,7 +97,7 @@ class RecogniserTraining:
 # ------------------------------------------------------------------------------------------ diffusion.autoencoder
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class Autoencoder:
     """The code that diffusion lives in: size/downsample square, ``latent_channels`` deep."""
 
@@ -113,7 +113,7 @@ class Autoencoder:
     seed: int
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class Decoder:
     """A decoder trained anew on the finished code, whose encoder stays: larger, and for longer."""
 
@@ -129,7 +129,7 @@ class Decoder:
 # ---------------------------------------------------------------------------------------------- papers.idiff_face
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class IDiffFace:
     """The denoiser of IDiff-Face and how it is trained."""
 
@@ -153,7 +153,7 @@ class IDiffFace:
 # -------------------------------------------------------------------------------------------------- papers.diface
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class DiFace:
     """Recognition from words: how descriptions are made, D and R trained, features drawn."""
 
@@ -198,7 +198,7 @@ class DiFace:
         )
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class Generation:
     """A labelled set of synthetic people, for training recognisers."""
 
@@ -213,7 +213,7 @@ class Generation:
 # ------------------------------------------------------------------------------------------ evaluation.benchmark
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class SyntheticRecognition:
     """How recognisers are trained from nothing on a set whose worth is to be measured."""
 
@@ -231,7 +231,7 @@ class SyntheticRecognition:
 # --------------------------------------------------------------------------------------------- diffusion.sampling
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class Sampling:
     """The solver that turns noise into codes."""
 
@@ -244,7 +244,7 @@ class Sampling:
 # ------------------------------------------------------------------------------------- what the notebooks measure
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class Evaluation:
     """How much is measured."""
 
@@ -262,7 +262,7 @@ class Evaluation:
 # -------------------------------------------------------------------------------------------------- the profile
 
 
-@section
+@dataclass(frozen=True, config=STRICT)
 class Profile:
     """All sections. ``name`` is the file's stem; it names the folder under ``figures/``."""
 

@@ -157,8 +157,8 @@ class Run:
         return record
 
     def figure(self, figure: Figure, name: str) -> Figure:
-        """Save as PNG (charts in 256 colours), as SVG too where that is drawn by lines only, and close; a cell that ends
-        with this call shows it."""
+        """Save as PNG (charts in 256 colours), as SVG too where that is drawn by lines only, and close; a cell that
+        ends with this call shows it."""
         _check_name(name)
         title = f"{name} ({self.profile.name})"
         drawn = io.BytesIO()
