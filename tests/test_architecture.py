@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +24,30 @@ def loaded_by(module: str) -> set[str]:
     )
 
 
-@pytest.mark.parametrize("paper", ["idiff_face", "diface"])
+@pytest.mark.parametrize("paper", ["idiff_face", "diface", "id3pm"])
 def test_a_paper_comes_without_companion_and_notebook_packages(paper: str) -> None:
     loaded = loaded_by(f"facetransport.papers.{paper}")
     assert f"facetransport.papers.{paper}" in loaded
     unwanted = {name for name in loaded if name.split(".")[0] in NOTEBOOK_PACKAGES}
     assert not unwanted and not any(name.startswith("facetransport.companion") for name in loaded)
+
+
+def test_nothing_is_imported_that_only_unix_has() -> None:
+    found = [
+        (path.name, name)
+        for path in LIBRARY.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in imported(node)
+        if name in ("fcntl", "grp", "pwd", "resource", "termios")
+    ]
+    assert not found
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Top names of the modules that a statement imports."""
+    if isinstance(node, ast.ImportFrom):
+        return [(node.module or "").split(".")[0]]
+    return [alias.name.split(".")[0] for alias in node.names] if isinstance(node, ast.Import) else []
 
 
 def test_papers_are_short() -> None:

@@ -48,6 +48,19 @@ def test_speeds_do_not_fail_it_and_intervals_do(tmp_path: Path) -> None:
     assert not compare(a, b).reproduced  # there was no interval before
 
 
+def test_a_twentieth_of_its_own_interval_is_within(tmp_path: Path) -> None:
+    """A share of 1,000 moves by 0.001 where one of them changes sides."""
+    a, b = write(tmp_path / "a"), write(tmp_path / "b")
+
+    def reproduced(value: float) -> bool:
+        for folder, v in ((a, 0.1), (b, value)):
+            record = {"name": "x", "value": v, "low": 0.09, "high": 0.11}
+            (folder / "results" / "01_a.json").write_text(json.dumps([record]))
+        return compare(a, b).reproduced
+
+    assert reproduced(0.1009) and not reproduced(0.1012)
+
+
 def test_folders_files_and_tolerance(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", x=1), write(tmp_path / "b", x=1.05)
     file = a / "results" / "01_a.json"

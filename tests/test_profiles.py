@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,10 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
         ({"decoder.people": 10_000}, r"decoder\.people: expected at most rendered\.roles\.generator \d+, got 10000"),
         ({"autoencoder.kind": "vq"}, r"decoder\.steps: expected 0 where autoencoder\.kind is vq, got 4"),
         ({"evaluation.pair_sets": 0}, r"evaluation\.pair_sets: expected above 0, got 0"),
+        ({"idiff_face.lr": float("nan")}, r"idiff_face\.lr: expected text, true, false or a finite number, got nan"),
+        ({"seed": date(2026, 1, 2)}, r"seed: expected text, .*got 2026-01-02; quote what is text"),
+        ({"photographs": {1: "x"}}, r"expected a name as key in photographs, got 1"),
+        ({"synthetic_recognition.lrs": [0.1, float("inf")]}, r"synthetic_recognition\.lrs\[1\]: .*got inf"),
     ],
 )
 def test_bad_profiles_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from facetransport.companion.artifacts import Recipe
+
 RUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SCRIPT = """
 import os, sys, time
@@ -20,8 +22,11 @@ from facetransport.companion.artifacts import Recipe, Store
 what, root = sys.argv[1], Path(sys.argv[2])
 rank = int(os.environ["RANK"])
 
+inner = Recipe("zero.inner", {}, lambda folder, upstream: (folder / "made").write_text("inside"))
+
 def write(folder, upstream):
-    (folder / "made").write_text(f"by {rank}")
+    within = store.get(inner) / "made"  # on the main process alone: the other one waits, and is not told
+    (folder / "made").write_text(f"by {rank}, {within.read_text()}")
     if what == "fails":
         raise ValueError("the lamp is broken")
 
@@ -37,7 +42,12 @@ def together(folder, upstream):
 
 first = Recipe("one.alone", {}, write)
 both = Recipe("two.together", {}, together, upstream=(first,), collective=True)
-folder = Store(root, shipped=()).get(both)
+store = Store(root, shipped=())
+try:
+    folder = store.get(both)
+except Exception as error:
+    (root / f"error{rank}").write_text(f"{type(error).__name__}: {error}")
+    raise
 print("found", folder, (folder / "sum").read_text(), flush=True)
 """
 
@@ -54,19 +64,25 @@ def start(what: str, root: Path) -> subprocess.Popen[str]:
 
 
 def test_it_is_made_once_by_all_and_found_by_all(tmp_path: Path) -> None:
+    """Where a damaged one lies, too."""
+    alone = Recipe("one.alone", {}, lambda folder, upstream: None)
+    damaged = tmp_path / "cache" / Recipe("two.together", {}, alone.make, upstream=(alone,)).place
+    damaged.mkdir(parents=True)
+    (damaged / "manifest.json").write_text("{}")
     shown = start("works", tmp_path).communicate(timeout=120)[0]
     found = [line for line in shown.splitlines() if line.startswith("found")]
-    assert len(found) == 2 and len(set(found)) == 1 and found[0].endswith("3.0 from by 0"), shown
-    (folder,) = (tmp_path / "cache" / "two.together").glob("*[0-9a-f]")
-    assert {"manifest.json", "sum", "begun0", "begun1"} <= {p.name for p in folder.iterdir()}
+    assert len(found) == 2 and len(set(found)) == 1 and found[0].endswith("3.0 from by 0, inside"), shown
+    assert {"manifest.json", "sum", "begun0", "begun1"} <= {p.name for p in damaged.iterdir()}
+    assert damaged.with_name(damaged.name + ".corrupt").is_dir()
 
 
 def test_a_maker_that_fails_on_the_main_process_ends_both(tmp_path: Path) -> None:
     process = start("fails", tmp_path)
-    shown = process.communicate(timeout=120)[0]
+    process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "ValueError: the lamp is broken" in shown
-    assert "the main process of this run failed: ValueError: the lamp is broken" in shown or "exitcode" in shown
+    errors = [(tmp_path / "cache" / f"error{rank}").read_text() for rank in (0, 1)]
+    assert errors[0] == "ValueError: the lamp is broken"
+    assert errors[1] == "RuntimeError: the main process of this run failed: ValueError: the lamp is broken"
 
 
 def test_a_killed_process_ends_both_and_the_next_run_resumes(tmp_path: Path) -> None:
@@ -78,4 +94,4 @@ def test_a_killed_process_ends_both_and_the_next_run_resumes(tmp_path: Path) -> 
     shown = process.communicate(timeout=60)[0]
     assert process.returncode != 0 and "Signal 9 (SIGKILL)" in shown
     again = start("works", tmp_path).communicate(timeout=120)[0]
-    assert again.count("3.0 from by 0") == 2, again
+    assert again.count("3.0 from by 0, inside") == 2, again

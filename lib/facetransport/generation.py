@@ -23,7 +23,7 @@ from facetransport.data import shards
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.autoencoder import Autoencoder
-from facetransport.diffusion.guidance import classifier_free
+from facetransport.diffusion.guidance import classifier_free, separate_scales
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule
 from facetransport.tensors import read_model
@@ -79,20 +79,27 @@ def generate(
     guidance: float = 1.0,
     identities: Sequence[int] | None = None,
     temperature: float = 1.0,
+    attributes: Tensor | None = None,
+    attribute_guidance: float = 1.0,
 ) -> FaceSet:
     """Images of each context: a FaceSet of len(contexts) x samples_per_identity, columns identity and sample.
 
     contexts: (n, d), unit norm, or (n, samples_per_identity, d): one for each image. identities: labels, by default 0
     to n - 1; images of identity i depend on (seed, i) and its contexts only. guidance: 1 is the published method; above
-    1 needs ``context_drop`` in training. temperature: as for ``sample``, 1 as published.
+    1 needs ``context_drop`` in training. temperature: as for ``sample``, 1 as published. attributes: a second
+    condition, (n, a) or (n, samples_per_identity, a), of a network that has one; it has a scale of its own
+    (`guidance.separate_scales`).
     """
     contexts = _unit(contexts, model.context_dim, samples_per_identity)
     labels = np.arange(len(contexts)) if identities is None else np.asarray(identities)
     if len(labels) != len(contexts) or samples_per_identity < 1:
         raise ValueError(f"identities: expected {len(contexts)} labels and at least one sample each, got {len(labels)}")
-    denoiser = classifier_free(model.denoiser, guidance)
+    denoiser, told = classifier_free(model.denoiser, guidance), contexts.expand(-1, samples_per_identity, -1)
+    if attributes is not None:
+        denoiser = separate_scales(model.denoiser, model.context_dim, guidance, attribute_guidance)
+        told = torch.cat([told, _beside(attributes, told)], dim=2)
     seeds = sample_seeds(seed, labels.tolist(), samples_per_identity)
-    repeated = contexts.expand(-1, samples_per_identity, -1).flatten(0, 1).to(device_of(model.denoiser))
+    repeated = told.flatten(0, 1).to(device_of(model.denoiser))
     draw = partial(sample, denoiser, model.shape, solver=solver, steps=steps, temperature=temperature)
     images = [
         to_uint8(model.decode(draw(repeated[i : i + CHUNK], seeds=seeds[i : i + CHUNK])))
@@ -119,6 +126,17 @@ def _unit(contexts: Tensor, dim: int, samples: int) -> Tensor:
             "contexts: expected finite unit vectors, as in training; divide by the norm (NaN: look upstream)"
         )
     return each
+
+
+def _beside(attributes: Tensor, contexts: Tensor) -> Tensor:
+    """(n, a) or (n, samples, a) -> (n, samples, a), as the contexts (n, samples, d) are."""
+    each = attributes[:, None] if attributes.ndim == 2 else attributes
+    if each.ndim != 3 or len(each) != len(contexts) or each.shape[1] not in (1, contexts.shape[1]):
+        raise ValueError(
+            f"attributes: expected ({len(contexts)}, a) or ({len(contexts)}, {contexts.shape[1]}, a), "
+            f"as there are contexts, got {tuple(attributes.shape)}"
+        )
+    return each.expand(-1, contexts.shape[1], -1)
 
 
 def generate_into(

@@ -57,12 +57,17 @@ def save_model(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> No
         save_file(plain, temporary, metadata={k: json.dumps(v, sort_keys=True) for k, v in metadata.items()})
 
 
-def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file written by ``save_model``; what ``compact`` rounded comes back as float32."""
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a file written by ``save_model`` says of itself."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such model file; train it or name another")
     with safe_open(path, framework="pt") as file:
-        metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+        return {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file written by ``save_model``; what ``compact`` rounded comes back as float32."""
+    metadata = read_metadata(path)
     return expanded(load_file(path)), metadata
 
 

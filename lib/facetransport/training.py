@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from facetransport import devices
-from facetransport.tensors import read_model, save_model
+from facetransport.tensors import read_metadata, read_model, save_model
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator, int], "Tensor | Mapping[str, Tensor]"]
 """loss(model, rows int64 (B,), generator, step) -> scalar, or scalars by name of which "loss" is minimised.
@@ -39,6 +39,7 @@ Loss = Callable[[nn.Module, Tensor, torch.Generator, int], "Tensor | Mapping[str
 rows index the caller's data; the batch is computed, and random numbers are drawn, on ``generator.device``.
 """
 
+_UNKNOWN = {"loss": math.nan, "gradient_norm": math.nan}
 CHECK = 100  # steps between looks at whether numbers are finite, where a look costs a wait
 
 
@@ -49,8 +50,8 @@ class TrainingConfig:
     decay: how lr falls after ``warmup`` steps: "constant", "cosine" (to 0 at ``steps``), "restarts" (IDiff-Face's
     warm restarts: cosine cycles of 10k, 20k, 40k, 80k steps) or "onecycle" (from lr / 25 up over a tenth of the steps,
     then a cosine to 0: Smith, 2018). clip: of the gradient's norm. bf16: mixed precision, on devices that have it.
-    parts: micro-batches of a step; more take less memory, and batch norm sees a part at a time. 1 is one for each
-    process; name a multiple of the processes where their number must not matter.
+    parts: micro-batches of a step; more take less memory, and batch norm sees a part at a time. With several processes
+    1 becomes one for each, so results then depend on their number; a multiple of it makes them the same for all.
     """
 
     steps: int
@@ -85,8 +86,9 @@ class TrainingConfig:
 class State:
     """What training yields after each step. ``model`` and ``ema`` are live: copy what must not change.
 
-    loss, gradient_norm, named: scalars on the device, of all parts; float() waits for it. ema: the averaged network, in
-    evaluation mode; without an average the network itself.
+    loss, gradient_norm, named: scalars on the device, of all parts; float() waits for it; the checkpoint's where a run
+    was killed after its last step. ema: the averaged network, in evaluation mode; without an average (decay 0) the
+    network itself, in training mode until the last step, then in evaluation mode.
     """
 
     step: int  # steps done, 1 .. config.steps
@@ -186,6 +188,10 @@ def pick(data: Tensor | np.ndarray, rows: Tensor, device: torch.device) -> Tenso
     return picked.float() if picked.dtype == torch.float16 else picked
 
 
+@overload
+def resident(data: Tensor, device: torch.device, share: float = ...) -> Tensor: ...
+@overload
+def resident(data: np.ndarray, device: torch.device, share: float = ...) -> Tensor | np.ndarray: ...
 def resident(data: Tensor | np.ndarray, device: torch.device, share: float = 0.25) -> Tensor | np.ndarray:
     """The data on a GPU, where it takes at most ``share`` of what is free there; else as it is, for `pick` to send."""
     if device.type != "cuda" or data.nbytes > share * torch.cuda.mem_get_info(device)[0]:
@@ -222,18 +228,20 @@ def train(
     optimizer, ema, guard = _optimizer(model, config), EMA(model, config.ema), Guard(device)
     about = {"training": asdict(config), "identity": dict(identity or {})}
     start = load_checkpoint(checkpoint, model, ema, optimizer, about) if checkpoint and checkpoint.is_file() else 0
-    if start == config.steps:  # killed after the last step: there is only the model to hand over
-        nothing = torch.tensor(math.nan)
-        yield State(start, nothing, lr_at(start - 1, config), nothing, model, ema.model)
+    if checkpoint and start == config.steps:  # killed after the last step: there is only the model to hand over
+        last = {name: torch.tensor(value) for name, value in read_metadata(checkpoint).get("last", _UNKNOWN).items()}
+        value, norm = last.pop("loss"), last.pop("gradient_norm")
+        yield State(start, value, lr_at(start - 1, config), norm, model, ema.model.eval(), last)
     for step in range(start, config.steps):
         named, norm = _one_step(model.train(), optimizer, loss, n, config, step, mine, parts, guard)
         ema.update(model, step)
-        done, value = step + 1, named.pop("loss")
-        yield State(done, value, lr_at(step, config), norm, model, ema.model, named)
+        done, last = step + 1, {**named, "gradient_norm": norm}
+        averaged = ema.model.eval() if done == config.steps else ema.model
+        yield State(done, named.pop("loss"), lr_at(step, config), norm, model, averaged, named)
         if done % CHECK == 0 or done % every == 0 or done == config.steps:
             guard.look()
         if checkpoint and (done % every == 0 or done == config.steps) and _is_main():
-            save_checkpoint(checkpoint, model, ema, optimizer, about, done)
+            save_checkpoint(checkpoint, model, ema, optimizer, about, done, last)
 
 
 def _shared(config: TrainingConfig) -> tuple[range, int]:
@@ -253,10 +261,10 @@ def _is_main() -> bool:
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
-    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(trainable, momentum=config.momentum, **shared)
-    return torch.optim.AdamW(trainable, betas=config.betas, **shared)
+    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":  # fused, what `Guard.hold` needs, is a tenth slower on processors
+        return torch.optim.SGD(trainable, momentum=config.momentum, fused=trainable[0].device.type != "cpu", **shared)
+    return torch.optim.AdamW(trainable, betas=config.betas, fused=True, **shared)
 
 
 def _one_step(
@@ -369,15 +377,22 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, ema: EMA, optimizer: Any, about: Mapping[str, Any], step: int
+    path: Path,
+    model: nn.Module,
+    ema: EMA,
+    optimizer: Any,
+    about: Mapping[str, Any],
+    step: int,
+    last: Mapping[str, Tensor],
 ) -> None:
-    """Model, EMA, optimiser moments, step and configuration in one safetensors file, replaced atomically."""
+    """Model, EMA, optimiser moments, step, configuration and what the last step said, in one safetensors file,
+    replaced atomically."""
     tensors = {f"model.{n}": v for n, v in model.state_dict().items()}
     if ema.model is not model:
         tensors |= {f"ema.{n}": v for n, v in ema.model.state_dict().items()}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{n}": v for n, v in moments.items()}
-    save_model(path, tensors, step=step, **about)
+    save_model(path, tensors, step=step, last={name: float(value) for name, value in last.items()}, **about)
 
 
 def load_checkpoint(path: Path, model: nn.Module, ema: EMA, optimizer: Any, about: Mapping[str, Any]) -> int:

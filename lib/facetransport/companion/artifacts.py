@@ -108,6 +108,7 @@ class Store:
     def __init__(self, root: Path, shipped: Sequence[Path] | None = None) -> None:
         self.root = Path(root)
         self.shipped = (WEIGHTS,) if shipped is None else tuple(shipped)
+        self._alone = False  # inside a maker that the main process runs while the others wait
 
     def get(self, recipe: Recipe) -> Path:
         """The verified folder of ``recipe``; made, after its upstream, if it is not there.
@@ -115,7 +116,7 @@ class Store:
         Raises CorruptArtifact for damaged shipped weights, DiskFull where there is no room. A damaged cached artefact
         is reported by a warning, moved aside and made anew.
         """
-        if devices.several():
+        if devices.several() and not self._alone:
             return self._get_together(recipe)
         found = self.find(recipe)
         return found if found else self._build(recipe)
@@ -203,14 +204,24 @@ class Store:
             return found
         upstream = tuple(self.get(u) for u in recipe.upstream)
         if not recipe.collective:
-            return _told(lambda: self._build(recipe, upstream))
+            return _told(lambda: self._build_alone(recipe, upstream))
         folder, main = self.folder(recipe), devices.processes().is_main_process
         with _locked(folder, recipe) if main else nullcontext():
+            if _told(lambda: folder.is_dir() and self._still_good(folder, recipe)):
+                return folder  # another run made it while this one waited
             partial = _told(lambda: _begun(folder))
             _run(recipe, partial, upstream)
             devices.processes().wait_for_everyone()
             _told(lambda: _finish(recipe, partial, folder))
         return folder
+
+    def _build_alone(self, recipe: Recipe, upstream: tuple[Path, ...]) -> Path:
+        """On the main process: what the maker asks this store for is made there too, the others are not told of it."""
+        self._alone = True
+        try:
+            return self._build(recipe, upstream)
+        finally:
+            self._alone = False
 
     def _still_good(self, folder: Path, recipe: Recipe) -> bool:
         problem = self.problem(folder, recipe)
@@ -249,7 +260,7 @@ def _seal(recipe: Recipe, folder: Path) -> None:
         raise RuntimeError(f"{recipe.stage}: its maker wrote no file into {folder}; expected at least one")
     for path in paths:
         sync(path)
-    files = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": file_digest(p)} for p in paths}
+    files = {p.relative_to(folder).as_posix(): {"size": p.stat().st_size, "sha256": file_digest(p)} for p in paths}
     write_json(folder / MANIFEST, {**describe(recipe), "code_version": code_version(), "files": files})
     sync(folder)
 

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _profile_option(train)
     train.add_argument("--only", metavar="STAGE", help="one stage as `status` names it, with what it needs")
     train.add_argument("--retrain", action="store_true", help="forget cached networks first")
+    train.add_argument("--missing", action="store_true", help="only what is neither shipped nor cached")
     train.add_argument("--ship", action="store_true", help="copy the results into the package's weights folder")
     sets = _command(commands, "generate", _generate, "a labelled set of new people, drawn by the profile's IDiff-Face")
     sets.add_argument("kind", help="of contexts: uniform, matched, plda, two_stage or authentic")
@@ -203,7 +204,8 @@ def _train(options: argparse.Namespace) -> int:
     from facetransport.companion import experiments
 
     main = not devices.several() or devices.processes().is_main_process
-    store = Store(artifacts.cache_root(), shipped=())  # from nothing: what is shipped does not count
+    shipped = None if options.missing else ()  # from nothing: what is shipped does not count
+    store = Store(artifacts.cache_root(), shipped)
     for recipe in _chosen(experiments.trained_recipes(_chosen_profile(options)), options.only):
         if options.retrain and main:
             shutil.rmtree(store.folder(recipe), ignore_errors=True)

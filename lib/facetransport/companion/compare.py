@@ -13,6 +13,7 @@ from facetransport.companion.results import SPEED
 
 RTOL = 1e-3
 SMALLEST = 1e-2  # numbers nearer to 0 are compared as if they were this large: 1e-5 apart at RTOL
+SLACK = 0.05  # of the width of a number's own interval: shares of few things jump by more than RTOL
 KINDS = ("equal", "within", "outside", "missing")
 
 
@@ -41,7 +42,8 @@ class Comparison:
         counts = ", ".join(f"{kinds.get(kind, 0)} {kind}" for kind in KINDS)
         speeds = self.table[self.table["name"].str.startswith(SPEED) & (self.table["part"] == "value")]
         lines += [f"  machine  {row.notebook} {row.name}: {_shown(row.a)} -> {_shown(row.b)}" for row in _rows(speeds)]
-        lines += [f"numbers: {counts} (relative tolerance {self.rtol:g}); of the machine, not counted: {len(speeds)}"]
+        tolerance = f"tolerance {self.rtol:g}, relative, or {SLACK:g} of an interval"
+        lines += [f"numbers: {counts} ({tolerance}); of the machine, not counted: {len(speeds)}"]
         return "\n".join([*lines, "reproduced" if self.reproduced else "NOT reproduced"])
 
 
@@ -56,7 +58,8 @@ def _rows(frame: pd.DataFrame) -> list[Any]:
 def compare(a: Path, b: Path, rtol: float = RTOL) -> Comparison:
     """Compare two folders of results (figures/<profile>, its results/, or one JSON file each).
 
-    A number is its notebook, its name and one of value, low, high. Raises FileNotFoundError where nothing was recorded.
+    Within the tolerance is what differs by ``rtol``, relatively, or by SLACK of the 95 % interval of a. A number is its
+    notebook, its name and one of value, low, high. Raises FileNotFoundError where nothing was recorded.
     """
     if not rtol >= 0:
         raise ValueError(f"rtol: expected at least 0, got {rtol}")
@@ -104,4 +107,7 @@ def _judged(
     if a is None or b is None:
         return None, "equal" if a == b else "outside"
     difference = abs(a - b) / max(abs(a), abs(b), SMALLEST)
-    return difference, "equal" if a == b else "within" if difference <= rtol else "outside"
+    low, high = (left.get((*key[:2], part)) for part in ("low", "high"))
+    slack = 0 if low is None or high is None else SLACK * (high - low)
+    near = difference <= rtol or abs(a - b) <= slack
+    return difference, "equal" if a == b else "within" if near else "outside"

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -130,24 +131,42 @@ class Decoder:
 
 
 @dataclass(frozen=True, config=STRICT)
-class IDiffFace:
-    """The denoiser of IDiff-Face and how it is trained."""
+class Denoising:
+    """A denoiser of codes and how it is trained."""
 
-    denoiser: Literal["unet_ca", "unet_adagn", "mlp", "mixer", "transformer"]
+    denoiser: Literal["unet_ca", "unet_adagn", "mlp", "mixer", "transformer", "adm"]
     width: Count
     depth: Count
     context_dim: Count  # of the projected context
     cpd: BelowOne  # dropout on the projected context
-    context_drop: Share  # of contexts dropped whole; 0 as published, above 0 for guidance, 1: unconditional
+    context_drop: Share  # of contexts dropped whole; above 0 for guidance, 1: unconditional
     prediction: Literal["eps", "v"]  # what the loss weighs evenly over noise levels
     schedule: Literal["linear", "cosine"]
     timesteps: Count
-    ema: BelowOne  # 0: no average, as the published code in effect
+    ema: BelowOne  # 0: no average
     steps: Count
     batch: Count
     lr: Positive
     decay: Literal["constant", "cosine", "restarts"]
     seed: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class IDiffFace(Denoising):
+    """IDiff-Face. As published context_drop is 0, and so in effect is ema."""
+
+
+# --------------------------------------------------------------------------------------------------- papers.id3pm
+
+
+@dataclass(frozen=True, config=STRICT)
+class ID3PM(Denoising):
+    """Inversion of a black box. attributes: columns of a FaceSet's table that make the second condition."""
+
+    attributes: tuple[str, ...]
+    attributes_drop: Share  # of images whose attributes are all dropped ...
+    attribute_drop: Share  # ... and of the attributes of the others, each
+    degraded: Share  # of embeddings taken from a degraded view of the image; 0 as published
 
 
 # -------------------------------------------------------------------------------------------------- papers.diface
@@ -276,6 +295,8 @@ class Profile:
     decoder: Decoder
     idiff_face: IDiffFace
     idiff_face_variants: dict[str, IDiffFace]  # other networks of the ablations, by name
+    id3pm: ID3PM
+    id3pm_variants: dict[str, ID3PM]
     diface: DiFace
     generation: Generation
     synthetic_recognition: SyntheticRecognition
@@ -341,10 +362,25 @@ def load(name: str | Path) -> Profile:
         raise ValueError(f"{path}: not YAML that can be read: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a mapping of sections, got {type(data).__name__}")
+    _require_plain(data, str(path))
     try:
         return TypeAdapter(Profile).validate_json(json.dumps({"name": path.stem, **data}))
     except ValidationError as error:
         raise ValueError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def _require_plain(value: Any, path: str, key: str = "") -> None:
+    """Refuse what YAML knows and JSON does not: dates, sets, NaN, keys that are no text."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            require(isinstance(name, str), f"{path}: expected a name as key{f' in {key}' if key else ''}, got {name!r}")
+            _require_plain(item, path, f"{key}.{name}".removeprefix("."))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _require_plain(item, path, f"{key}[{i}]")
+    else:
+        known = value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and isfinite(value))
+        require(known, f"{path}: {key}: expected text, true, false or a finite number, got {value}; quote what is text")
 
 
 def resolve(name: str | Path) -> Profile:

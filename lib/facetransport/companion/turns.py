@@ -1,7 +1,8 @@
 """Notebooks that run side by side, and their cells that measure speed, which run alone.
 
 The process that runs a notebook takes a turn for each cell: cells run together, except that one tagged ``alone`` waits
-until no other notebook runs a cell, and holds the others back. Locks die with their process, so a kill leaves nothing.
+until no other notebook runs a cell, and holds the others back. Locks die with their process: what a kill leaves of them
+is an empty file, which nobody waits for.
 """
 
 from __future__ import annotations

@@ -63,3 +63,35 @@ def classifier_free(denoiser: Denoiser, scale: float) -> Denoiser:
     if not 0 <= scale < math.inf:
         raise ValueError(f"scale: expected a finite number of at least 0, got {scale}")
     return denoiser if scale == 1 else ClassifierFree(denoiser, scale)
+
+
+class SeparateScales(Guided):
+    def __init__(self, denoiser: Denoiser, dim: int, scale: float, attribute_scale: float) -> None:
+        super().__init__(denoiser)
+        self.dim, self.scale, self.attribute_scale = dim, scale, attribute_scale
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is None:
+            return self.denoiser(x, t, None)
+        told, whose = self.denoiser(x, t, context), self._without_attributes(context)
+        if self.scale == self.attribute_scale == 1:
+            return told
+        identity = self.denoiser(x, t, whose)
+        nothing = self.denoiser(x, t, None)
+        return nothing + self.scale * (identity - nothing) + self.attribute_scale * (told - identity)
+
+    def _without_attributes(self, context: Tensor) -> Tensor:
+        return torch.cat([context[:, : self.dim], torch.zeros_like(context[:, self.dim :])], dim=1)
+
+
+def separate_scales(denoiser: Denoiser, dim: int, scale: float, attribute_scale: float) -> Denoiser:
+    """eps(null) + s (eps(y) - eps(null)) + s_a (eps(y, a) - eps(y)): two conditions, each with its scale.
+
+    A context is an embedding y, its first ``dim`` numbers, and attributes a, of which zeros are none (ID3PM; the
+    order of the conditions as in InstructPix2Pix, Brooks et al. 2023, eq. 3). Scales of 1: the conditional model.
+    """
+    for name, value in (("scale", scale), ("attribute_scale", attribute_scale)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    return SeparateScales(denoiser, dim, scale, attribute_scale)

@@ -268,19 +268,23 @@ class UNet(nn.Module):
         return project_context(self.context_emb, self.cpd, context, x)
 
 
-def project_context(linear: nn.Linear, cpd: nn.Dropout, context: Tensor | None, x: Tensor) -> Tensor:
+def project_context(
+    linear: nn.Linear, cpd: nn.Dropout, context: Tensor | None, x: Tensor, null_projected: bool = False
+) -> Tensor:
     """Contextual partial dropout (IDiff-Face, Section 3): CPD(W y + b), (B, d) -> (B, c); off in evaluation mode.
 
-    Survivors are scaled by 1 / (1 - p). Null contexts, None or a row of zeros, become zero vectors.
+    Survivors are scaled by 1 / (1 - p). Null contexts are None or a row of zeros. They become zero vectors; with
+    null_projected (ID3PM) they are projected like others, and become b.
     """
     if context is None:
-        return x.new_zeros(len(x), linear.out_features)
+        context = x.new_zeros(len(x), linear.in_features)
     if context.shape != (len(x), linear.in_features):
         raise ValueError(
             f"context: expected ({len(x)}, {linear.in_features}), got {tuple(context.shape)}; "
             "embed with the recogniser that the network was trained on"
         )
-    return cpd(linear(context)) * context.any(dim=1, keepdim=True)
+    projected = cpd(linear(context))
+    return projected if null_projected else projected * context.any(dim=1, keepdim=True)
 
 
 def _descend(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:

@@ -23,12 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facetransport.devices import device
 from facetransport.diffusion.sampling import device_of, initial_noise, sample_seeds
 from facetransport.diffusion.schedule import Schedule, add_noise
 from facetransport.diffusion.vectors import Described, MultiLayer, VectorDenoiser, prompts_of
 from facetransport.evaluation.described import Faces, People, Say, features_of, tokeniser
 from facetransport.evaluation.descriptions import Match, attribute_match, bayes_match, cosine_match
-from facetransport.training import Loss, pick
+from facetransport.training import Loss, pick, resident
 from facetransport.world.captions import Describer
 
 CHUNK = 1024  # rows at a time: bounds memory
@@ -211,7 +212,7 @@ def timestep(schedule: Schedule, level: float) -> int:
 
 def regression_loss(faces: Faces, say: Say) -> Loss:
     """|| network(tau(c)) - z_0 ||^2, averaged over components."""
-    features = features_of(faces)
+    features = resident(features_of(faces), device())
 
     def loss(network: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
         return F.mse_loss(network(say(rows, generator)).float(), pick(features, rows, generator.device))
@@ -221,14 +222,15 @@ def regression_loss(faces: Faces, say: Say) -> Loss:
 
 def contrastive_loss(faces: Faces, say: Say) -> Loss:
     """InfoNCE of a `DualEncoder`."""
-    features = features_of(faces)
+    features = resident(features_of(faces), device())
     return lambda network, rows, generator, _: network(say(rows, generator), pick(features, rows, generator.device))
 
 
 def classifier_loss(faces: Faces, say: Say) -> Loss:
     """Cross-entropy of each attribute, read off z_0; no words."""
     del say
-    features, present = features_of(faces), torch.from_numpy(faces.attributes).float()
+    known = (features_of(faces), torch.from_numpy(faces.attributes).float())
+    features, present = (resident(part, device()) for part in known)
 
     def loss(network: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
         logits = network(pick(features, rows, generator.device)).float()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import recognisers, roles
+from facetransport.companion.experiments.fitting import MODEL, fit
 from facetransport.companion.profiles import DiFace, Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.devices import device
@@ -40,13 +41,12 @@ from facetransport.papers.diface import Model, Refinement, Settings, denoiser_lo
 from facetransport.recognition import dlib
 from facetransport.recognition.iresnet import IResNet
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
-from facetransport.tensors import compact, read_model, save_model, seeded
+from facetransport.tensors import read_model, save_model, seeded
 from facetransport.training import Loss, TrainingConfig, TrainingLog, pick, resident, train
-from facetransport.version import code_version
 from facetransport.world import rendered
 from facetransport.world.captions import Describer
 
-MODEL, FACES = "model.safetensors", "faces.safetensors"
+FACES = "faces.safetensors"
 POPULATION = 10_000  # people: the bound is an average over them
 
 
@@ -182,24 +182,13 @@ def _build_denoiser(section: DiFace, dim: int, token_dim: int) -> VectorDenoiser
     return VectorDenoiser(VectorConfig(section.denoiser, dim, token_dim, section.width, section.depth, schedule))
 
 
-def fit(network: nn.Module, loss: Loss, n: int, training: TrainingConfig, folder: Path, **facts: Any) -> None:
-    """Train on n rows into ``folder``, with ``facts`` beside the weights; continues an interrupted attempt."""
-    log, checkpoint = TrainingLog(folder / "log.csv", training), folder / "checkpoint.safetensors"
-    for state in train(network, loss, n, training, checkpoint):
-        log.write(state)
-    metrics = {"loss": float(state.loss)}
-    tensors = compact(state.ema.state_dict())
-    save_model(folder / MODEL, tensors, step=state.step, metrics=metrics, code_version=code_version(), **facts)
-    checkpoint.unlink(missing_ok=True)
-
-
 def _make_denoiser(section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     faces = read_faces(upstream[0])
     dims = {"dim": faces.embeddings.shape[1], "token_dim": tokeniser(faces.names, section.tokens).dim}
     with seeded(section.seed):
         denoiser = _build_denoiser(section, **dims)
     say = describing(faces, section.tokens, describer_of(section))
-    loss = denoiser_loss(features_of(faces), say, denoiser.schedule, section.token_drop)
+    loss = denoiser_loss(resident(features_of(faces), device()), say, denoiser.schedule, section.token_drop)
     fit(denoiser, loss, len(faces), training_config(section), folder, **dims)
 
 
@@ -213,6 +202,7 @@ def _make_refinement(section: DiFace, folder: Path, upstream: tuple[Path, ...]) 
     features = features_of(faces)[:people]
     with seeded(section.seed):
         refinement = Refinement(features.shape[1], section.refine_width)
+    rough, features = (resident(part, device()) for part in (rough, features))
     loss = refinement_loss(rough, features, section.l2, section.refine_gallery, section.refine_loss)
     fit(refinement, loss, len(rough), training_config(section, section.refine_steps), folder, dim=features.shape[1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import autoencoder, recognisers, roles
+from facetransport.companion.experiments.fitting import MODEL, fit_denoiser, network_config
 from facetransport.companion.profiles import IDiffFace, Profile, as_config
 from facetransport.data.faceset import FaceSet
 from facetransport.devices import device
@@ -23,7 +24,7 @@ from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.denoising import denoising_loss
 from facetransport.diffusion.sampling import sample_seeds
 from facetransport.diffusion.schedule import Schedule
-from facetransport.generation import Model, build, generate_into, load_model
+from facetransport.generation import Model, generate_into, load_model
 from facetransport.papers.idiff_face import (
     authentic_contexts,
     fit_plda,
@@ -33,14 +34,12 @@ from facetransport.papers.idiff_face import (
     uniform_contexts,
 )
 from facetransport.recognition.plda import Plda
-from facetransport.tensors import compact, read_model, save_model, seeded
-from facetransport.training import TrainingConfig, TrainingLog, resident, train
-from facetransport.version import code_version
+from facetransport.tensors import compact, read_model, save_model
+from facetransport.training import resident
 
 UNCONDITIONAL = "unconditional"  # the variant that draws the faces of two-stage contexts
-MODEL, CONTEXTS = "model.safetensors", "contexts.safetensors"
+CONTEXTS = "contexts.safetensors"
 LEVELS = (0.0, 0.25, 0.5)  # of CPD, in the paper
-SMALLEST = 2**10  # matrix that is rounded to whole numbers for shipping: small U-Nets are made of such
 
 
 def recipe(profile: Profile, cpd: float | None = None, variant: str | None = None) -> Recipe:
@@ -123,37 +122,6 @@ def load(profile: Profile, store: Store, cpd: float | None = None, variant: str 
     return load_model(path, autoencoder.load_autoencoder(profile, store)).to(device())
 
 
-def network_config(section: IDiffFace, shape: Sequence[int], context_dim: int) -> dict[str, Any]:
-    """Arguments of ``denoisers.build`` as plain JSON data."""
-    return {
-        "kind": section.denoiser,
-        "shape": list(shape),
-        "width": section.width,
-        "depth": section.depth,
-        "context_dim": context_dim,
-        "projected_dim": section.context_dim,
-        "cpd": section.cpd,
-        "schedule": asdict(Schedule(section.timesteps, section.schedule)),
-        "prediction": section.prediction,
-    }
-
-
-def training_config(section: IDiffFace) -> TrainingConfig:
-    """Mixed precision as published; Adam's defaults for the published U-Net, quicker second moments for the others."""
-    betas = (0.9, 0.999) if section.denoiser.startswith("unet") else (0.9, 0.99)
-    return TrainingConfig(
-        steps=section.steps,
-        batch=section.batch,
-        lr=section.lr,
-        seed=section.seed,
-        ema=section.ema,
-        warmup=section.steps // 100,
-        decay=section.decay,
-        betas=betas,
-        bf16=True,
-    )
-
-
 def _make_data(folder: Path, upstream: tuple[Path, ...]) -> None:
     """The context of a mirror image is that of the image, not computed anew, as published."""
     faces, reference, code = upstream
@@ -173,17 +141,10 @@ def _make(section: IDiffFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     """Train into ``folder``; continues an interrupted attempt."""
     data = load_file(upstream[0] / "data.safetensors")
     latents, contexts = data["latents"], data["contexts"]
-    config, training = network_config(section, latents.shape[1:], contexts.shape[1]), training_config(section)
-    with seeded(section.seed):
-        denoiser = build(config)
+    config = network_config(section, latents.shape[1:], contexts.shape[1])
     z, y = (resident(part, device()) for part in (latents, contexts))
     loss = denoising_loss(z, y, Schedule(**config["schedule"]), section.prediction, section.context_drop)
-    log, checkpoint = TrainingLog(folder / "log.csv", training), folder / "checkpoint.safetensors"
-    for state in train(denoiser, loss, len(latents), training, checkpoint):
-        log.write(state)
-    facts = {"config": config, "step": state.step, "data": upstream[0].name, "code_version": code_version()}
-    save_model(folder / MODEL, compact(state.ema.state_dict(), SMALLEST), **facts, metrics={"loss": float(state.loss)})
-    checkpoint.unlink(missing_ok=True)
+    fit_denoiser(section, config, loss, len(latents), folder, data=upstream[0].name)
 
 
 # ------------------------------------------------------------------------------------------- contexts and labelled sets

@@ -1,0 +1,158 @@
+"""ID3PM's embeddings, networks and baseline, as a profile asks for them (`facetransport.papers.id3pm`)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import autoencoder, idiff_face, recognisers, roles
+from facetransport.companion.experiments.fitting import MODEL, fit, fit_denoiser, network_config
+from facetransport.companion.profiles import ID3PM, Profile, as_config
+from facetransport.data.faceset import FaceSet, to_tensor
+from facetransport.devices import device
+from facetransport.diffusion.schedule import Schedule
+from facetransport.generation import Model, load_model
+from facetransport.papers.id3pm import Attributes, BlackBox, RegressionDecoder, loss, regression_loss
+from facetransport.recognition import dlib
+from facetransport.recognition.augmentation import Augment
+from facetransport.recognition.recogniser import embed_faceset
+from facetransport.tensors import read_model, seeded
+from facetransport.training import TrainingConfig, resident
+
+EMBEDDINGS = "embeddings.safetensors"
+BATCH = 256  # images embedded at a time
+MIRRORED = ("yaw", "roll")  # attributes that change sign in a mirror
+
+
+def section_of(profile: Profile, variant: str | None = None) -> ID3PM:
+    """The profile's own network, or a variant of it by name."""
+    if variant is None:
+        return profile.id3pm
+    if variant not in profile.id3pm_variants:
+        names = ", ".join(profile.id3pm_variants) or "none in this profile"
+        raise ValueError(f"variant: expected one of id3pm_variants ({names}), got {variant!r}")
+    return profile.id3pm_variants[variant]
+
+
+def recipe(profile: Profile, variant: str | None = None) -> Recipe:
+    """The trained denoiser: stage ``id3pm``, or ``id3pm.<variant>``."""
+    section = section_of(profile, variant)
+    upstream = [roles.recipe(profile, "generator"), idiff_face.training_data(profile), embeddings_recipe(profile)]
+    upstream += [degraded_recipe(profile, section.seed)] * bool(section.degraded)
+    stage = f"id3pm.{variant}" if variant else "id3pm.plain"
+    return Recipe(stage, as_config(section), partial(_make, section), upstream=tuple(upstream), collective=True)
+
+
+def regression_recipe(profile: Profile) -> Recipe:
+    """The baseline: embedding -> code by squared error."""
+    section, upstream = profile.id3pm, (idiff_face.training_data(profile), embeddings_recipe(profile))
+    config = {"width": section.width, "steps": section.steps // 4, "batch": section.batch, "lr": section.lr / 2}
+    config["seed"] = section.seed
+    return Recipe("id3pm.regression", config, partial(_make_regression, config), upstream=upstream, collective=True)
+
+
+def recipes(profile: Profile) -> list[Recipe]:
+    """What a profile trains once and can ship."""
+    return [recipe(profile), *(recipe(profile, name) for name in profile.id3pm_variants), regression_recipe(profile)]
+
+
+def embeddings_recipe(profile: Profile) -> Recipe:
+    """What dlib says of each image of the ``generator`` people, then of each mirror image."""
+    upstream = (roles.recipe(profile, "generator"), recognisers.dlib_recipe(profile))
+    return Recipe("id3pm.embeddings", {"flip": True}, _make_embeddings, upstream=upstream)
+
+
+def degraded_recipe(profile: Profile, seed: int) -> Recipe:
+    """What dlib says of one degraded view of each image: moved, grey, blurred, noisy, as cameras and detectors do."""
+    upstream = (roles.recipe(profile, "generator"), recognisers.dlib_recipe(profile))
+    return Recipe("id3pm.degraded", {"seed": seed}, partial(_make_degraded, seed), upstream=upstream)
+
+
+def load(profile: Profile, store: Store, variant: str | None = None) -> Model:
+    """The model of a profile: shipped, cached, or trained now."""
+    path = store.get(recipe(profile, variant)) / MODEL
+    return load_model(path, autoencoder.load_autoencoder(profile, store)).to(device())
+
+
+def load_regression(profile: Profile, store: Store) -> RegressionDecoder:
+    """The baseline, in evaluation mode."""
+    tensors, metadata = read_model(store.get(regression_recipe(profile)) / MODEL)
+    network = RegressionDecoder(**metadata["config"])
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def black_box(profile: Profile, store: Store) -> BlackBox:
+    """dlib, centred, with nothing but ``embed``."""
+    return BlackBox(recognisers.load_dlib(profile, store))
+
+
+def attributes_of(model: Model) -> Attributes:
+    """The second condition of a trained model."""
+    return Attributes(**{name: tuple(value) for name, value in model.metadata["attributes"].items()})
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def _make_embeddings(folder: Path, upstream: tuple[Path, ...]) -> None:
+    faces, box = FaceSet.load(upstream[0]), BlackBox(dlib.load(upstream[1] / recognisers.STATISTICS))
+    mirror = FaceSet(faces.images[:, :, ::-1], faces.table)
+    both = np.concatenate([embed_faceset(box, part, BATCH) for part in (faces, mirror)])
+    save_file({"embeddings": torch.from_numpy(both)}, folder / EMBEDDINGS)
+
+
+def _make_degraded(seed: int, folder: Path, upstream: tuple[Path, ...]) -> None:
+    faces, box = FaceSet.load(upstream[0]), BlackBox(dlib.load(upstream[1] / recognisers.STATISTICS))
+    worse = Augment(operations=0)
+    with seeded(seed):
+        parts = [
+            box.embed(worse(to_tensor(faces.images[i : i + BATCH])).clamp(-1, 1)) for i in range(0, len(faces), BATCH)
+        ]
+    save_file({"embeddings": torch.cat(parts)}, folder / EMBEDDINGS)
+
+
+def _make(section: ID3PM, folder: Path, upstream: tuple[Path, ...]) -> None:
+    """Train into ``folder``; continues an interrupted attempt."""
+    people, data, *embedded = upstream
+    latents = load_file(data / "data.safetensors")["latents"]
+    views = [load_file(path / EMBEDDINGS)["embeddings"] for path in embedded]
+    attributes, encoded = _encoded(section, FaceSet.load(people))
+    conditions = torch.cat([views[0], *[v.repeat(2, 1) for v in views[1:]], encoded], dim=1)
+    dim, shape = views[0].shape[1], latents.shape[1:]
+    config = network_config(section, shape, dim, attributes=attributes.size, null_projected=True)
+    z, y = (resident(part, device()) for part in (latents, conditions))
+    drops = (section.context_drop, section.attributes_drop, section.attribute_drop)
+    trained = loss(z, y, dim, Schedule(**config["schedule"]), section.prediction, *drops, section.degraded)
+    facts = {"data": data.name, "attributes": vars(attributes)}
+    fit_denoiser(section, config, trained, len(latents), folder, **facts)
+
+
+def _encoded(section: ID3PM, faces: FaceSet) -> tuple[Attributes, Tensor]:
+    """The attributes of all images, then of all mirror images."""
+    attributes = Attributes.fitted(faces.table, section.attributes)
+    values = {name: faces.table[name].to_numpy(np.float64) for name in section.attributes}
+    mirror = {name: -column if name in MIRRORED else column for name, column in values.items()}
+    return attributes, torch.cat([attributes.encode(told, len(faces)) for told in (values, mirror)])
+
+
+def _make_regression(config: dict[str, float], folder: Path, upstream: tuple[Path, ...]) -> None:
+    latents = load_file(upstream[0] / "data.safetensors")["latents"]
+    y = load_file(upstream[1] / EMBEDDINGS)["embeddings"]
+    (_, *shape), (steps, batch, width, seed) = (
+        latents.shape,
+        (int(config[n]) for n in ("steps", "batch", "width", "seed")),
+    )
+    about: dict[str, Any] = {"dim": y.shape[1], "shape": shape, "width": width}
+    with seeded(seed):
+        network = RegressionDecoder(**about)
+    training = TrainingConfig(steps, batch, config["lr"], seed, decay="cosine", betas=(0.9, 0.99), bf16=True)
+    z, y = (resident(part, device()) for part in (latents, y))
+    fit(network, regression_loss(z, y), len(latents), training, folder, config=about)
