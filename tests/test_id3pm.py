@@ -58,7 +58,7 @@ def test_training_never_asks_the_black_box_for_a_gradient(monkeypatch: pytest.Mo
     conditions = BlackBox(white).embed(images)
     monkeypatch.setattr(white, "embed", lambda _: pytest.fail("called in training"))
     network = denoisers.build("mlp", (3, 2, 2), 16, 1, 4, 8, 0.0, Schedule(10), null_projected=True)
-    loss = id3pm.loss(images, conditions, 4, Schedule(10), "v", drop=0.1, attributes_drop=0, attribute_drop=0)
+    loss = id3pm.loss(images, conditions, id3pm.conditioning(4), Schedule(10), "v")
     list(train(network, loss, 8, TrainingConfig(3, 4, 1e-3, 0)))
     assert all(p.grad is None for p in white.parameters())
 
@@ -149,7 +149,7 @@ def test_the_plain_loss_learns_the_exact_conditional_score() -> None:
     x = torch.stack([x1, a * x1 + b * torch.randn(20_000, generator=rng)], 1)
     schedule = Schedule(20, "cosine")
     network = denoisers.build("mlp", (2, 1, 1), 64, 2, 1, 32, 0.0, schedule, null_projected=True)
-    loss = id3pm.loss(x.view(-1, 2, 1, 1), x[:, :1], 1, schedule, "v", drop=0.1)
+    loss = id3pm.loss(x.view(-1, 2, 1, 1), x[:, :1], id3pm.conditioning(1), schedule, "v")
     config = TrainingConfig(800, 512, 3e-3, 0, ema=0.99, decay="cosine")
     learnt = list(train(network, loss, len(x), config))[-1].ema.cpu()
     t = torch.full((2000,), 8)

@@ -28,6 +28,10 @@ ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock|\.owner)?")
 SPEED_TAG = "speed"  # of cells whose output depends on the machine
 INJECTED_TAG = "injected-parameters"  # papermill's
 KINDS = ("folders", "ffhq", "celeba", "recordio", "verification")  # of photographs on disk
+RESPONSIBLE = (
+    "Drawing a face from an embedding is an attack on stored biometric templates: use it on people who agreed, or on "
+    "public research data, to learn what templates reveal."
+)
 VERSIONS = ("torch", "numpy", "diffusers", "insightface", "onnxruntime", "dlib-bin", "anny", "warp-lang", "kornia")
 
 
@@ -90,6 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--size", type=int, metavar="N", help="fill the gallery up to N with vectors that are no faces")
     search.add_argument("--sheet", type=Path, metavar="PICTURE", help="draw them with their scores: .png, .svg or .pdf")
     _profile_option(search)
+    drawn = _command(commands, "invert", _invert, "draw a face from what dlib says of a photograph (ID3PM)", True)
+    drawn.add_argument("photograph", type=Path, help="of one person")
+    drawn.add_argument("--samples", type=int, default=8, metavar="K", help="how many to draw; default: 8")
+    drawn.add_argument("--guidance", type=float, metavar="S", help="1: the conditional model; default: the profile's")
+    walk = _command(commands, "walk", _walk, "the same, walked along a direction of dlib's space", True)
+    walk.add_argument("photograph", type=Path, help="of one person")
+    walk.add_argument("--direction", required=True, metavar="NAME", help="age, Male, Full_Beard, ...: notebook 09")
+    for command in (drawn, walk):
+        command.add_argument("--seed", type=int, default=0, help="of the noise; default: 0")
+        command.add_argument("--sheet", type=Path, default=Path("sheet.png"), metavar="PICTURE", help="what to write")
+        _profile_option(command)
     weights = _command(commands, "import-weights", _import_weights, "published IDiff-Face or VQ-f4 weights as our file")
     weights.add_argument("files", nargs="+", type=Path, metavar="FILE", help="two for an encoder and its decoder")
     weights.add_argument(
@@ -113,8 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
+def _command(commands: Any, name: str, run: Any, text: str, warns: bool = False) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text, epilog=RESPONSIBLE if warns else None)
     parser.set_defaults(run=run)
     return parser
 
@@ -301,6 +316,33 @@ def _draw(path: Path, pictures: Any, labels: list[str], title: str) -> None:
 
     plots.identity_grid(pictures, 1, labels, title).savefig(path)
     print(f"written      {path}")
+
+
+def _invert(options: argparse.Namespace) -> int:
+    from facetransport.companion import inversion
+
+    settings, store = _chosen_profile(options), artifacts.default_store()
+    face, drawn = inversion.inverted(
+        settings, store, options.photograph, options.samples, options.guidance, options.seed
+    )
+    return _sheet(options, face, drawn, [f"sample {k}" for k in range(len(drawn))])
+
+
+def _walk(options: argparse.Namespace) -> int:
+    from facetransport.companion import inversion
+
+    settings, store = _chosen_profile(options), artifacts.default_store()
+    face, drawn = inversion.walked(settings, store, options.photograph, options.direction, seed=options.seed)
+    return _sheet(options, face, drawn, [f"{step:+g}" for step in inversion.STEPS])
+
+
+def _sheet(options: argparse.Namespace, face: Any, drawn: Any, heads: Sequence[str]) -> int:
+    from facetransport.companion.inversion import sheet
+
+    with files.replacing(options.sheet) as temporary:
+        sheet(face, drawn, heads).savefig(temporary)
+    print(f"written      {options.sheet}\n{RESPONSIBLE}")
+    return 0
 
 
 def _import_weights(options: argparse.Namespace) -> int:

@@ -169,6 +169,19 @@ class ID3PM(Denoising):
     degraded: Share  # of embeddings taken from a degraded view of the image; 0 as published
 
 
+@dataclass(frozen=True, config=STRICT)
+class SuperResolution:
+    """ID3PM's second stage: renders of ``rendered.size`` to ``size``."""
+
+    size: Annotated[Count, Field(multiple_of=16)]  # pixels
+    people: Count  # of the ``generator`` role
+    width: Annotated[Count, Field(multiple_of=32)]
+    steps: Count
+    batch: Count
+    lr: Positive
+    seed: int
+
+
 # -------------------------------------------------------------------------------------------------- papers.diface
 
 
@@ -297,10 +310,12 @@ class Profile:
     idiff_face_variants: dict[str, IDiffFace]  # other networks of the ablations, by name
     id3pm: ID3PM
     id3pm_variants: dict[str, ID3PM]
+    superresolution: SuperResolution
     diface: DiFace
     generation: Generation
     synthetic_recognition: SyntheticRecognition
-    sampling: Sampling
+    sampling: Sampling  # of IDiff-Face
+    inversion: Sampling  # of ID3PM
     evaluation: Evaluation
 
     def __post_init__(self) -> None:
@@ -312,10 +327,13 @@ class Profile:
         most, steps = self.idiff_face.timesteps, self.sampling.steps
         require(steps <= most, f"sampling.steps: expected at most idiff_face.timesteps {most}, got {steps}")
         people = self.rendered.roles["generator"].identities
-        for name, asked in (("diface", self.diface.people), ("decoder", self.decoder.people)):
+        wanted = {name: getattr(self, name).people for name in ("diface", "decoder", "superresolution")}
+        for name, asked in wanted.items():
             require(asked <= people, f"{name}.people: expected at most rendered.roles.generator {people}, got {asked}")
         scale, drop = self.sampling.guidance, self.idiff_face.context_drop
         require(scale == 1 or drop > 0, f"sampling.guidance: {scale} needs idiff_face.context_drop above 0, got {drop}")
+        scale, drop = self.inversion.guidance, self.id3pm.context_drop
+        require(scale == 1 or drop > 0, f"inversion.guidance: {scale} needs id3pm.context_drop above 0, got {drop}")
         require(
             self.reference.seed != self.judge.seed, "judge.seed: expected another than reference.seed, got the same"
         )

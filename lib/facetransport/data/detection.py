@@ -70,6 +70,15 @@ def models() -> tuple[dlib.fhog_object_detector, dlib.shape_predictor]:
 def detect(image: np.ndarray, upscale: float = 1.0, border: int = 0) -> np.ndarray | None:
     """float64 (5, 2): dlib's points of the largest face in pixels of ``image``, None if there is none.
 
+    image, upscale, border: as for `detect_all`.
+    """
+    found = detect_all(image, upscale, border)
+    return found[0] if found else None
+
+
+def detect_all(image: np.ndarray, upscale: float = 1.0, border: int = 0) -> list[np.ndarray]:
+    """dlib's points of each face, float64 (5, 2) in pixels of ``image``, the largest first.
+
     image: uint8 (H, W) or (H, W, 3). upscale, border: small faces are enlarged, tight ones given replicated borders
     (pixels of ``image``), for the search alone.
     """
@@ -78,12 +87,10 @@ def detect(image: np.ndarray, upscale: float = 1.0, border: int = 0) -> np.ndarr
     padded = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE)
     large = cv2.resize(padded, None, fx=upscale, fy=upscale, interpolation=cv2.INTER_LINEAR)
     detector, predictor = models()
-    boxes = detector(large, 0)
-    if not boxes:
-        return None
-    shape = predictor(large, max(boxes, key=lambda box: box.area()))
-    points = np.array([[p.x, p.y] for p in shape.parts()], np.float64)
+    boxes = sorted(detector(large, 0), key=lambda box: -box.area())
     enlarge = np.array([[upscale, 0, 0], [0, upscale, 0]]) + (upscale - 1) / 2 * np.array(
         [[0, 0, 1]] * 2
     )  # pixel centres
-    return transform_points(points, cv2.invertAffineTransform(enlarge)) - border
+    back = cv2.invertAffineTransform(enlarge)
+    shapes = ([[p.x, p.y] for p in predictor(large, box).parts()] for box in boxes)
+    return [transform_points(np.array(points, np.float64), back) - border for points in shapes]

@@ -177,11 +177,31 @@ class VQCode(nn.Module):
         return self.network.decode(latents).sample
 
 
+@dataclass(frozen=True)
+class PixelConfig:
+    """An image is its own code."""
+
+    channels: int = 3
+    downsample: int = 1
+
+
+class PixelCode(nn.Module):
+    """No code at all: diffusion on pixels (ID3PM, as published)."""
+
+    micro_batch, config = 256, PixelConfig()
+
+    def to_code(self, images: Tensor) -> Tensor:
+        return images
+
+    def to_images(self, latents: Tensor) -> Tensor:
+        return latents
+
+
 class Autoencoder:
     """A trained code, frozen. Each image's code and each code's image do not depend on the rest of the batch."""
 
-    def __init__(self, code: KLCode | VQCode) -> None:
-        self.code = code.eval().requires_grad_(False)
+    def __init__(self, code: KLCode | VQCode | PixelCode) -> None:
+        self.code: Any = code.eval().requires_grad_(False)
         self.config = code.config
 
     def to(self, device: torch.device | str) -> Autoencoder:
@@ -214,7 +234,7 @@ class Autoencoder:
     def encode_faceset(self, faceset: FaceSet, flip: bool = False) -> Tensor:
         """Codes of a whole FaceSet (of its mirror images with ``flip``): float32 (N, C, h, w)."""
         parts = (faceset.images[i : i + 512] for i in range(0, len(faceset), 512))
-        device = next(self.code.parameters()).device
+        device = getattr(next(self.code.parameters(), None), "device", torch.device("cpu"))
         return torch.cat([self.encode(to_tensor(p[:, :, ::-1] if flip else p).to(device)).cpu() for p in parts])
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facetransport.diffusion.adm import ADM, ADMConfig
 from facetransport.diffusion.schedule import Schedule, eps_from_v
 from facetransport.diffusion.unet import UNet, UNetConfig, project_context, sinusoid
 
@@ -229,10 +230,15 @@ def build(
     attributes: int = 0,
     null_projected: bool = False,
 ) -> nn.Module:
-    """A denoiser by name: the laptop's, or the paper's U-Net ("unet_ca", "unet_adagn"; depth = blocks per level).
+    """A denoiser by name: the laptop's, or a paper's: IDiff-Face's U-Net ("unet_ca", "unet_adagn") and ID3PM's ("adm");
+    depth = blocks per level.
 
     prediction: what a U-Net computes inside, "eps" as published or "v"; the others always compute v.
     """
+    if kind == "adm":
+        return ADM(
+            ADMConfig(shape[0], shape[1], width, blocks=depth, context_dim=context_dim, attributes=attributes), schedule
+        )
     second = {"attributes": attributes, "null_projected": null_projected}
     if not kind.startswith("unet_"):
         return Denoiser(DenoiserConfig(kind, shape, width, depth, context_dim, projected_dim, cpd, schedule, **second))  # type: ignore[arg-type]

@@ -38,6 +38,12 @@ class Guided:
         require_evaluation_mode(denoiser)
         self.denoiser, self.schedule = denoiser, schedule_of(denoiser)
         self.micro_batch = micro_batch_of(denoiser)
+        self.learned_variance = bool(getattr(denoiser, "learned_variance", False))
+
+
+def with_variance(noise: Tensor, output: Tensor) -> Tensor:
+    """Predicted noise (B, C, ...) with what a network of learned variances says of them in its other C channels."""
+    return torch.cat([noise, output[:, noise.shape[1] :]], dim=1) if output.shape[1] > noise.shape[1] else noise
 
 
 class ClassifierFree(Guided):
@@ -50,7 +56,9 @@ class ClassifierFree(Guided):
         unconditional = self.denoiser(x, t, None)
         if context is None or self.scale == 0:
             return unconditional
-        return unconditional + self.scale * (self.denoiser(x, t, context) - unconditional)
+        conditional, noise = self.denoiser(x, t, context), slice(x.shape[1])
+        guided = unconditional[:, noise] + self.scale * (conditional[:, noise] - unconditional[:, noise])
+        return with_variance(guided, conditional)
 
 
 def classifier_free(denoiser: Denoiser, scale: float) -> Denoiser:
@@ -58,7 +66,7 @@ def classifier_free(denoiser: Denoiser, scale: float) -> Denoiser:
 
     scale s = 1 is the conditional model itself (one call), 0 the unconditional one; above 1 exaggerates the condition.
     The null context is None. Needs a network trained with whole contexts dropped (``context_drop``); without a context
-    the guided denoiser is the unconditional one.
+    the guided denoiser is the unconditional one. Only noise is guided: learned variances are the condition's.
     """
     if not 0 <= scale < math.inf:
         raise ValueError(f"scale: expected a finite number of at least 0, got {scale}")
@@ -77,9 +85,11 @@ class SeparateScales(Guided):
         told, whose = self.denoiser(x, t, context), self._without_attributes(context)
         if self.scale == self.attribute_scale == 1:
             return told
-        identity = self.denoiser(x, t, whose)
-        nothing = self.denoiser(x, t, None)
-        return nothing + self.scale * (identity - nothing) + self.attribute_scale * (told - identity)
+        given, identity, nothing = (
+            e[:, : x.shape[1]] for e in (told, self.denoiser(x, t, whose), self.denoiser(x, t, None))
+        )
+        noise = nothing + self.scale * (identity - nothing) + self.attribute_scale * (given - identity)
+        return with_variance(noise, told)
 
     def _without_attributes(self, context: Tensor) -> Tensor:
         return torch.cat([context[:, : self.dim], torch.zeros_like(context[:, self.dim :])], dim=1)

@@ -35,7 +35,8 @@ def sample(
 
     shape: (C, h, w) or (d,). contexts: (B, d), one per seed (or (B, L, e), tokens), or None for the null context.
     solver: "ddpm" (ancestral, sigma_t = sqrt(beta_t)), "ddim" (eta 0), "dpm++" (DPM-Solver++ 2M) or "sde-dpm++" (the
-    same for the reverse SDE: noise in every step, as DDPM). schedule: the one that the denoiser was trained with, by
+    same for the reverse SDE: noise in every step, as DDPM). A network with ``learned_variance`` returns (B, 2 C, h, w);
+    "ddpm" takes its variances, the others its noise alone. schedule: the one that the denoiser was trained with, by
     default the denoiser's own where it says (``denoiser.schedule``), else linear, T = 1000.
     micro_batch: samples per evaluation of the network, by default its own choice; results are bit-equal for one value.
     quiet_steps: how many last DDPM steps add no noise; 1 is DDPM, 2 is what IDiff-Face's published sampler does.
@@ -47,12 +48,14 @@ def sample(
     """
     _check(shape, contexts, seeds, quiet_steps, temperature)
     require_evaluation_mode(denoiser)
-    scheduler = (schedule or schedule_of(denoiser)).scheduler(solver, steps)
+    learned = bool(getattr(denoiser, "learned_variance", False)) and solver == "ddpm"
+    scheduler = (schedule or schedule_of(denoiser)).scheduler(solver, steps, learned)
     generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
     x = initial_noise(shape, generators) * scheduler.init_noise_sigma * temperature
     x = x.to(contexts.device if contexts is not None else device_of(denoiser))
     for i, t in enumerate(scheduler.timesteps):
         eps = evaluate(denoiser, x, t, contexts, micro_batch)
+        eps = eps if learned else eps[:, : shape[0]]
         if solver == "ddpm":
             x = ddpm_step(scheduler, eps, t, x, None if i >= steps - quiet_steps else generators)
         else:
@@ -119,7 +122,8 @@ def predicted_x0(
     schedule: as for ``sample``. Where abar_t is nearly 0 the estimate is of little use.
     """
     abar = (schedule or schedule_of(denoiser)).alphas_cumprod[t].to(x.device)
-    return (x - (1 - abar).sqrt() * evaluate(denoiser, x, torch.tensor(t), contexts)) / abar.sqrt()
+    eps = evaluate(denoiser, x, torch.tensor(t), contexts)[:, : x.shape[1]]
+    return (x - (1 - abar).sqrt() * eps) / abar.sqrt()
 
 
 def ddpm_step(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor, generators: list[torch.Generator] | None) -> Tensor:
@@ -128,5 +132,6 @@ def ddpm_step(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor, generators: lis
         return scheduler.step(eps, t, x, generator=generators).prev_sample
     previous = int(scheduler.previous_timestep(t))
     abar = scheduler.alphas_cumprod[int(t)]
+    eps = eps[:, : x.shape[1]]  # variances are for the noise
     alpha = abar / (scheduler.alphas_cumprod[previous] if previous >= 0 else 1.0)
     return (x - (1 - alpha) / (1 - abar).sqrt() * eps) / alpha.sqrt()

@@ -37,8 +37,10 @@ class Schedule:
 
         return DDPMScheduler(**self._arguments()).alphas_cumprod
 
-    def scheduler(self, solver: str, steps: int) -> Any:
+    def scheduler(self, solver: str, steps: int, learned_variance: bool = False) -> Any:
         """diffusers' scheduler of a solver (one of SOLVERS), timesteps set, for noise predictions.
+
+        learned_variance: "ddpm" reads variances from the other half of the network's output.
 
         For "ddim" choose steps that divide ``timesteps``: diffusers strides by timesteps // steps even where its
         timesteps lie further apart, and then lands beside the path.
@@ -49,17 +51,18 @@ class Schedule:
         most = self.timesteps - solver.endswith("dpm++")
         if not 1 <= steps <= most:
             raise ValueError(f"steps: expected 1..{most} ({solver}, T = {self.timesteps}), got {steps}")
-        scheduler = self._build(solver)
+        scheduler = self._build(solver, learned_variance)
         with warnings.catch_warnings():  # diffusers' DPM-Solver makes arrays of tensors as numpy 1 did
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
             scheduler.set_timesteps(steps)
         return scheduler
 
-    def _build(self, solver: str) -> Any:
+    def _build(self, solver: str, learned_variance: bool) -> Any:
         from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
         if solver == "ddpm":  # sigma_t = sqrt(beta_t), as IDiff-Face samples
-            return DDPMScheduler(**self._arguments(), clip_sample=False, variance_type="fixed_large")
+            kind = "learned_range" if learned_variance else "fixed_large"
+            return DDPMScheduler(**self._arguments(), clip_sample=False, variance_type=kind)
         if solver == "ddim":
             spacing = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
             return DDIMScheduler(**self._arguments(), clip_sample=False, **spacing)

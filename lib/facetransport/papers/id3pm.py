@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from facetransport.data.faceset import FaceSet
-from facetransport.diffusion.denoising import denoising_loss, dropped
+from facetransport.diffusion.adm import ADM, ADMConfig
+from facetransport.diffusion.denoising import Drop, denoising_loss, dropped
 from facetransport.diffusion.schedule import Schedule
 from facetransport.generation import Model, generate
 from facetransport.recognition.recogniser import Recogniser
@@ -118,29 +119,34 @@ def drop_apart(
     return torch.cat([dropped(y, generator, embedding), (pairs * told[..., None]).flatten(1)], dim=1)
 
 
-def loss(
-    codes: Tensor | np.ndarray,
-    conditions: Tensor | np.ndarray,
-    dim: int,
-    schedule: Schedule = Schedule(),  # noqa: B008
-    prediction: str = "eps",
-    drop: float = 0.1,
-    attributes_drop: float = 0.5,
-    attribute_drop: float = 0.1,
-    other_view: float = 0.0,
-) -> Loss:
-    """E || eps - eps_theta(x_t, t, y) ||^2 over pairs of an image and what the black box said of it: for `train`.
+def conditioning(
+    dim: int, drop: float = 0.1, attributes_drop: float = 0.5, attribute_drop: float = 0.1, other_view: float = 0.0
+) -> Drop:
+    """What becomes of a batch of conditions (B, dim + 2 A), each an embedding and encoded `Attributes`, in training.
 
-    codes: (N, C, h, w), or images as codes; conditions: (N, dim + 2 A), each an embedding and encoded `Attributes`.
-    prediction: "eps" as published; "v" weighs noise levels evenly for networks that compute v. other_view, ours: the
-    share of embeddings taken from another view of the image; conditions are then (N, 2 dim + 2 A).
+    other_view, ours: the share of embeddings taken from another view of the image; conditions are (B, 2 dim + 2 A).
     """
     drops = partial(drop_apart, dim=dim, embedding=drop, together=attributes_drop, each=attribute_drop)
 
     def changed(conditions: Tensor, generator: torch.Generator) -> Tensor:
         return drops(choose_view(conditions, generator, dim, other_view) if other_view else conditions, generator)
 
-    return denoising_loss(codes, conditions, schedule, prediction, changed)
+    return changed
+
+
+def loss(
+    codes: Tensor | np.ndarray,
+    conditions: Tensor | np.ndarray,
+    drop: Drop,
+    schedule: Schedule = Schedule(),  # noqa: B008
+    prediction: str = "eps",
+) -> Loss:
+    """E || eps - eps_theta(x_t, t, y) ||^2 over pairs of an image and what the black box said of it: for `train`.
+
+    codes: (N, C, h, w), or images as codes; conditions (N, ...) and drop: of `conditioning`. prediction: "eps" as
+    published; "v" weighs noise levels evenly for networks that compute v. `adm.hybrid_loss` adds learned variances.
+    """
+    return denoising_loss(codes, conditions, schedule, prediction, drop)
 
 
 def choose_view(conditions: Tensor, generator: torch.Generator, dim: int, share: float) -> Tensor:
@@ -158,6 +164,15 @@ def regression_loss(codes: Tensor, embeddings: Tensor) -> Loss:
         return (network(pick(embeddings, rows, device)) - pick(codes, rows, device)).square().mean()
 
     return squared
+
+
+def published(attributes: int = 0) -> ADM:
+    """The paper's network on images of 64 pixels, untrained: 295.5 million parameters with embeddings of 512 numbers.
+
+    ADM's configuration (papers.md 4.3): 192 channels, 3 blocks, attention at 32, 16 and 8, learned variances, cosine
+    schedule. attributes: numbers of a second condition.
+    """
+    return ADM(ADMConfig(attributes=attributes), Schedule(kind="cosine"))
 
 
 class RegressionDecoder(nn.Module):

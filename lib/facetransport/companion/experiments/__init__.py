@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from facetransport.companion.artifacts import Recipe
-from facetransport.companion.experiments import autoencoder, diface_study, id3pm, idiff_face, recognisers, roles
+from facetransport.companion.experiments import (
+    autoencoder,
+    diface_study,
+    id3pm,
+    id3pm_study,
+    idiff_face,
+    readers,
+    recognisers,
+    roles,
+    superresolution,
+)
 from facetransport.companion.experiments import synthetic_recognition as synthetic
 from facetransport.companion.profiles import ROLES, Profile
 
@@ -16,8 +26,20 @@ def data_recipes(profile: Profile) -> list[Recipe]:
 def network_recipes(profile: Profile) -> list[Recipe]:
     """What a profile slices, fits or trains once and can ship, in the order in which they need each other."""
     networks = [recognisers.dlib_recipe(profile), *(recognisers.recipe(profile, name) for name in recognisers.NETWORKS)]
-    methods = [*idiff_face.recipes(profile), *id3pm.recipes(profile), *diface_study.recipes(profile)]
-    return [roles.head_recipe(), *networks, *autoencoder.recipes(profile), *methods]
+    methods = [
+        *idiff_face.recipes(profile),
+        *id3pm.recipes(profile),
+        id3pm_study.nearest_recipe(profile),
+        *diface_study.recipes(profile),
+    ]
+    return [
+        roles.head_recipe(),
+        *networks,
+        *autoencoder.recipes(profile),
+        *methods,
+        readers.recipe(profile),
+        superresolution.recipe(profile),
+    ]
 
 
 def experiment_recipes(profile: Profile) -> list[Recipe]:

