@@ -203,6 +203,7 @@ def invert(
     solver: str = "ddim",
     steps: int = 50,
     temperature: float = 1.0,
+    identities: Sequence[int] | None = None,
 ) -> FaceSet:
     """Images that the black box would embed so: x ~ p(x | y)^s p(x)^(1-s), a FaceSet of len(embeddings) x samples.
 
@@ -218,6 +219,7 @@ def invert(
         solver,
         steps,
         guidance,
+        identities=identities,
         temperature=temperature,
         attributes=attributes,
         attribute_guidance=attribute_guidance,

@@ -8,22 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from scipy.ndimage import laplace
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import id3pm, recognisers, roles
 from facetransport.companion.profiles import Profile, Sampling
+from facetransport.data import detection, orl
+from facetransport.data.alignment import warp
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.evaluation.leakage import nearest
-from facetransport.evaluation.protocols import Verification, verify_pairs
+from facetransport.evaluation.protocols import Verification, separability, verify_pairs
 from facetransport.evaluation.statistics import Estimate, bootstrap
 from facetransport.evaluation.variation import Pairs, draw_pairs
 from facetransport.generation import Model
 from facetransport.papers.id3pm import Attributes, invert
-from facetransport.recognition.recogniser import embed_faceset
-from facetransport.tensors import read_model, save_model
+from facetransport.recognition.augmentation import Augment
+from facetransport.recognition.recogniser import Recogniser, embed_faceset
+from facetransport.tensors import read_model, save_model, seeded
 
 NEAREST = "nearest.safetensors"
 
@@ -115,6 +120,12 @@ def _make_nearest(folder: Path, upstream: tuple[Path, ...]) -> None:
     save_model(folder / NEAREST, {"rows": torch.from_numpy(np.asarray(rows, np.int32))})
 
 
+def likeness(recogniser: Recogniser, drawn: FaceSet, photographs: FaceSet, resamples: int) -> Estimate:
+    """AUC of drawn images against photographs of their identity and of all others, as the recogniser sees them."""
+    seen, known = (embed_faceset(recogniser, faces) for faces in (drawn, photographs))
+    return separability(seen, drawn.identity, known, photographs.identity, bootstrap=resamples).auc
+
+
 # --------------------------------------------------------------------------------------------------- attributes
 
 
@@ -152,3 +163,46 @@ def area(scores: np.ndarray, yes: np.ndarray, unit: np.ndarray, resamples: int) 
         return np.array([roc_auc_score(yes, scores, sample_weight=w[unit]) for w in weights])
 
     return bootstrap(auc, int(unit.max()) + 1, min(200, resamples), count=len(scores))
+
+
+def groups(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """bool (N,) by name: gender, age band, skin tone of rendered people."""
+    male, young, senior, dark, pale = (
+        table[name].to_numpy(bool) for name in ("Male", "Young", "Senior", "Dark_Skin", "Pale_Skin")
+    )
+    ages = {"under 40": young, "40 to 59": ~young & ~senior, "60 and more": senior}
+    return {"men": male, "women": ~male, **ages, "dark skin": dark, "skin between": ~dark & ~pale, "pale skin": pale}
+
+
+def sharpness(images: np.ndarray) -> np.ndarray:
+    """(N,): mean magnitude of the Laplacian of the grey image, in grey levels; images uint8 (N, H, W, 3)."""
+    return np.abs(laplace(images.astype(np.float64).mean(3), axes=(1, 2))).mean((1, 2))
+
+
+# ------------------------------------------------------------------------------- what parts renders from photographs
+
+
+def worlds(faces: FaceSet, seed: int) -> dict[str, FaceSet]:
+    """Renders as they are, and one step each nearer to photographs: grey, found and aligned by the detector as ORL's
+    are, seen by a worse camera."""
+    return {"as they are": faces, "grey": grey(faces), "realigned": realigned(faces), "degraded": degraded(faces, seed)}
+
+
+def grey(faces: FaceSet) -> FaceSet:
+    levels = faces.images.mean(3, keepdims=True).round().astype(np.uint8)
+    return FaceSet(np.repeat(levels, 3, axis=3), faces.table)
+
+
+def realigned(faces: FaceSet) -> FaceSet:
+    """Images without a detected face stay as they are."""
+    size, images = faces.images.shape[1], np.array(faces.images)
+    for image in images:
+        points = detection.detect(image, orl.UPSCALE, orl.BORDER)
+        if points is not None:
+            image[:] = warp(image, detection.to_template(points, size), size)
+    return FaceSet(images, faces.table)
+
+
+def degraded(faces: FaceSet, seed: int) -> FaceSet:
+    with seeded(seed):
+        return FaceSet(to_uint8(Augment(operations=0)(faces.tensor())), faces.table)

@@ -138,9 +138,9 @@ def _render(config: dict[str, Any], out: Path, upstream: Sequence[Path]) -> None
     )
 
 
-def glimpse_rendered(profile: Profile, role: str, rows: Sequence[int], store: Store) -> FaceSet:
-    """Some rows of a rendered role, equal to those of the whole, without rendering the rest."""
-    config, head = rendered_recipe(profile, role).config, store.get(head_recipe())
+def glimpse_rendered(profile: Profile, role: str, rows: Sequence[int], store: Store, **changes: int) -> FaceSet:
+    """Some rows of a rendered role, equal to those of the whole, without rendering the rest. changes: another size."""
+    config, head = rendered_recipe(profile, role, **changes).config, store.get(head_recipe())
     pairs = role_pairs(config)
     renderer = rendered.Renderer(Head.load(head), config["world_seed"], config["size"], config["supersampling"])
     return renderer.render([pairs[int(row)] for row in rows])

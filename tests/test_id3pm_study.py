@@ -1,0 +1,94 @@
+"""What notebooks 06 and 09 measure: the protocol by hand, agreement and areas against numpy and sklearn, walks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import directions, id3pm, id3pm_study, readers, roles
+from facetransport.companion.experiments.id3pm_study import Protocol, agreement, area, groups, sharpness
+from facetransport.companion.profiles import Profile
+from facetransport.evaluation.variation import draw_pairs
+from facetransport.recognition.directions import unit
+from facetransport.recognition.recogniser import embed_faceset
+
+RNG = np.random.default_rng(0)
+IDENTITY = np.arange(40).repeat(5)
+PEOPLE = RNG.standard_normal((40, 16))
+
+
+def embeddings(noise: float) -> np.ndarray:
+    return unit(PEOPLE[IDENTITY] + noise * RNG.standard_normal((200, 16)))
+
+
+def protocol() -> Protocol:
+    left, right, same = draw_pairs(IDENTITY, 20, 4)
+    return Protocol(left, right, same, 4, IDENTITY[left])
+
+
+def test_the_left_image_of_genuine_pairs_is_replaced() -> None:
+    pairs, real = protocol(), embeddings(0.3)
+    assert pairs.verify(real, real).accuracy.value > 0.95
+    someone = np.roll(real, 5, axis=0)  # the next person's images
+    assert pairs.verify(real, someone).accuracy.value < 0.7
+    used = np.unique(pairs.left[pairs.same])
+    only_where_used = real.copy()
+    only_where_used[used] = someone[used]
+    assert pairs.verify(real, only_where_used).accuracy == pairs.verify(real, someone).accuracy
+    strict = pairs.verify(real, someone, strict=True).accuracy
+    assert strict != pairs.verify(real, someone).accuracy
+
+
+def test_shares_of_a_group_are_of_its_genuine_pairs() -> None:
+    pairs, real = protocol(), embeddings(0.6)
+    everyone = np.ones(len(pairs.same), bool)
+    found = pairs.over_people(real, real, everyone, 50)
+    tested = pairs.verify(real, real)
+    fold = np.arange(len(pairs.same)) * 4 // len(pairs.same)
+    scores = np.einsum("nd,nd->n", real[pairs.left], real[pairs.right])
+    assert found.value == pytest.approx((scores >= tested.thresholds[fold])[pairs.same].mean())
+    assert found.low <= found.value <= found.high and found.n == pairs.same.sum()
+
+
+def test_agreement_and_area_are_the_textbook_ones() -> None:
+    x, people = RNG.standard_normal(90), np.arange(30).repeat(3)
+    y = 0.5 * x + RNG.standard_normal(90)
+    found = agreement(x, y, people, 200)
+    assert found.value == pytest.approx(np.corrcoef(x, y)[0, 1]) and found.low < found.value < found.high
+    found = area(y, x > 0, people, 50)
+    assert found.value == pytest.approx(roc_auc_score(x > 0, y)) and found.low < found.value < found.high
+
+
+def test_groups_cover_everybody_and_sharpness_falls_with_blur(smoke: Profile, smoke_store: Store) -> None:
+    faces = roles.load(smoke, "test", smoke_store)
+    who = groups(faces.table)
+    assert (who["men"] ^ who["women"]).all()
+    assert (who["under 40"].astype(int) + who["40 to 59"] + who["60 and more"] == 1).all()
+    flat = np.full_like(faces.images, 90)
+    assert (sharpness(faces.images) > sharpness(flat)).all() and not sharpness(flat).any()
+
+
+def test_worlds_keep_who_is_who(smoke: Profile, smoke_store: Store) -> None:
+    faces = roles.load(smoke, "test", smoke_store).select(slice(4))
+    for name, world in id3pm_study.worlds(faces, 0).items():
+        assert world.images.shape == faces.images.shape and np.array_equal(world.identity, faces.identity), name
+    assert np.ptp(id3pm_study.grey(faces).images, axis=3).max() == 0
+
+
+def test_a_walk_draws_each_step_from_one_noise(smoke: Profile, smoke_store: Store) -> None:
+    model, box = id3pm.load(smoke, smoke_store), id3pm.black_box(smoke, smoke_store)
+    ways = directions.load(smoke, smoke_store, box)
+    y = embed_faceset(box, roles.load(smoke, "test", smoke_store).select(slice(2)))
+    path = ways.walk(y, ways.names[0], [0.0, 0.0, 3.0])
+    sampling = id3pm_study.how(smoke.inversion)
+    faces, read = directions.walked(model, path, readers.load(smoke, smoke_store), sampling, 0)
+    assert len(faces) == len(read) == 6 and faces.identity.tolist() == [0, 0, 0, 1, 1, 1]
+    assert np.array_equal(faces.images[0], faces.images[1]) and not np.array_equal(faces.images[0], faces.images[2])
+    changed = directions.effects(read, 3, ["age"], pd.Series({"age": 2.0}))
+    by_hand = (read["age"].iloc[[2, 5]].to_numpy() - read["age"].iloc[[0, 3]].to_numpy()).mean() / 2
+    assert changed["age"] == pytest.approx(by_hand)
+    with pytest.raises(ValueError, match="direction: expected one of"):
+        ways.walk(y, "wealth", [1.0])
