@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--only", metavar="STAGE", help="one stage as `status` names it, with what it needs")
     train.add_argument("--retrain", action="store_true", help="forget cached networks first")
     train.add_argument("--missing", action="store_true", help="only what is neither shipped nor cached")
+    train.add_argument("--dry-run", action="store_true", help="say what would be trained, and what it would cost")
     train.add_argument("--ship", action="store_true", help="copy the results into the package's weights folder")
     sets = _command(commands, "generate", _generate, "a labelled set of new people, drawn by the profile's IDiff-Face")
     sets.add_argument("kind", help="of contexts: uniform, matched, plda, two_stage or authentic")
@@ -221,6 +222,8 @@ def _train(options: argparse.Namespace) -> int:
     main = not devices.several() or devices.processes().is_main_process
     shipped = None if options.missing else ()  # from nothing: what is shipped does not count
     store = Store(artifacts.cache_root(), shipped)
+    if options.dry_run:
+        return _dry_run(options, store)
     for recipe in _chosen(experiments.trained_recipes(_chosen_profile(options)), options.only):
         if options.retrain and main:
             shutil.rmtree(store.folder(recipe), ignore_errors=True)
@@ -231,6 +234,15 @@ def _train(options: argparse.Namespace) -> int:
             print(f"{recipe.stage:46} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
     if options.ship and main:
         _remove_stale(artifacts.WEIGHTS)
+    return 0
+
+
+def _dry_run(options: argparse.Namespace, store: Store) -> int:
+    from facetransport.companion import experiments, plan
+
+    profile = _chosen_profile(options)
+    for recipe in _chosen(experiments.trained_recipes(profile), options.only):
+        print(plan.line(profile, recipe, store.status(recipe)))
     return 0
 
 

@@ -1,0 +1,99 @@
+"""What training a profile would take, without training: ``facetransport train --dry-run``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from facetransport.companion.artifacts import Recipe
+from facetransport.companion.experiments import id3pm, idiff_face, recognisers
+from facetransport.companion.experiments.fitting import network_config
+from facetransport.companion.profiles import Denoising, Profile
+from facetransport.generation import build
+from facetransport.papers.id3pm import Attributes
+from facetransport.recognition.dlib import DIM
+from facetransport.recognition.iresnet import IResNet
+
+COPIES = 5  # of every weight: itself, gradient, two moments, average; 4 bytes each
+
+
+@dataclass(frozen=True)
+class Cost:
+    """parameters; flops: of one sample, forward and backward."""
+
+    parameters: int
+    flops: int
+
+    @property
+    def mib(self) -> float:
+        """Memory of weights, gradient, moments and average; activations come on top."""
+        return COPIES * 4 * self.parameters / 2**20
+
+
+def line(profile: Profile, recipe: Recipe, status: str) -> str:
+    """One recipe: status, steps, batch and, where its network is a denoiser of images or a recogniser, its cost."""
+    config = dict(recipe.config)
+    told = f"{recipe.stage:46} {status:8}"
+    if not {"steps", "batch"} <= set(config):
+        return f"{told}  {recipe.label}".rstrip()
+    samples = config["steps"] * config["batch"]
+    told += f"  {config['steps']:,} steps x {config['batch']:,} = {samples:,} samples"
+    network = _networks(profile).get(recipe.key)
+    if network is None:
+        return told
+    cost = cost_of(*network())
+    told += f", {cost.parameters:,} parameters, {cost.mib:,.0f} MiB"
+    return f"{told}, {cost.flops / 1e9:.3g} GFLOP a sample, {cost.flops * samples:.2g} in all"
+
+
+def cost_of(network: nn.Module, inputs: tuple[Tensor, ...]) -> Cost:
+    """Counted on the meta device: nothing is computed. inputs: of one sample (two where batch norm wants them)."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        network(*inputs).float().sum().backward()
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return Cost(parameters, counter.get_total_flops() // len(inputs[0]))
+
+
+def _networks(profile: Profile) -> dict[str, Any]:
+    """key -> what builds a network on the meta device and its inputs."""
+    found: dict[str, Any] = {}
+    for name in recognisers.NETWORKS:
+        section = getattr(profile, name)
+        found[recognisers.recipe(profile, name).key] = lambda s=section: _recogniser(s)
+    variants = [None, *idiff_face.conditioned_variants(profile)]
+    for variant, level in [(v, c) for v in variants for c in (None, *idiff_face.LEVELS)]:
+        section = idiff_face.network_section(profile, level, variant)
+        recipe = idiff_face.recipe(profile, level, variant)
+        found[recipe.key] = lambda s=section: _denoiser(s, _code(profile), profile.reference.embedding)
+    for variant in (None, *profile.id3pm_variants):
+        section = id3pm.section_of(profile, variant)
+        pixels = (3, id3pm.PIXELS, id3pm.PIXELS)
+        shape = pixels if section.denoiser == "adm" else _code(profile)
+        second = Attributes(section.attributes, (), ()).size
+        found[id3pm.recipe(profile, variant).key] = lambda s=section, c=shape, a=second: _denoiser(s, c, DIM, a)
+    return found
+
+
+def _code(profile: Profile) -> tuple[int, int, int]:
+    side = profile.rendered.size // profile.autoencoder.downsample
+    return profile.autoencoder.latent_channels, side, side
+
+
+def _recogniser(section: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    with torch.device("meta"):
+        network = IResNet(recognisers.network_config(section))
+        return network, (torch.zeros(2, 3, section.size, section.size),)
+
+
+def _denoiser(
+    section: Denoising, shape: tuple[int, int, int], dim: int, attributes: int = 0
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    more = {"attributes": attributes} if attributes else {}
+    with torch.device("meta"):
+        network = build(network_config(section, shape, dim, **more))
+        return network, (torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dim + attributes))
