@@ -63,8 +63,8 @@ def walked(
     known = directions.load(profile, store, box)
     walks = known.walk(box.embed(to_tensor(face[None])).numpy(), direction, steps)[0]
     sampling = id3pm_study.how(profile.inversion)
-    drawn = [invert(model, torch.from_numpy(y[None]), 1, seed, **sampling).images for y in walks]
-    return face, np.concatenate(drawn)
+    one_noise = [0] * len(walks)
+    return face, np.asarray(invert(model, torch.from_numpy(walks), 1, seed, identities=one_noise, **sampling).images)
 
 
 def sheet(face: np.ndarray, drawn: np.ndarray, heads: Sequence[str]) -> Figure:

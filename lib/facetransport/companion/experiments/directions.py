@@ -84,16 +84,11 @@ def walked(
     Both have N k rows, person by person; identity is the person's number, ``step`` the place on the walk.
     """
     people, steps, dim = walks.shape
-    columns = [_at_step(model, walks[:, k], sampling, seed) for k in range(steps)]
-    images = np.stack(columns, axis=1).reshape(people * steps, *columns[0].shape[1:])
-    places = {"identity": np.arange(people).repeat(steps), "step": np.tile(np.arange(steps), people)}
-    faces = FaceSet(images, pd.DataFrame(places))
+    whose, how = np.arange(people).repeat(steps), dict(sampling)
+    embeddings = torch.from_numpy(np.ascontiguousarray(walks.reshape(-1, dim)))
+    images = invert(model, embeddings, 1, seed, identities=whose.tolist(), **how).images  # type: ignore[arg-type]
+    faces = FaceSet(images, pd.DataFrame({"identity": whose, "step": np.tile(np.arange(steps), people)}))
     return faces, reader.read(faces)
-
-
-def _at_step(model: Model, embeddings: np.ndarray, sampling: Mapping[str, float | int | str], seed: int) -> np.ndarray:
-    how: dict[str, object] = dict(sampling)
-    return np.asarray(invert(model, torch.from_numpy(np.ascontiguousarray(embeddings)), 1, seed, **how).images)  # type: ignore[arg-type]
 
 
 def effects(read: pd.DataFrame, steps: int, names: Sequence[str], deviation: pd.Series) -> pd.Series:
