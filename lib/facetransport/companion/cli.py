@@ -345,7 +345,7 @@ def _walk(options: argparse.Namespace) -> int:
 
     settings, store = _chosen_profile(options), artifacts.default_store()
     face, drawn = inversion.walked(settings, store, options.photograph, options.direction, seed=options.seed)
-    return _sheet(options, face, drawn, [f"{step:+g}" for step in inversion.STEPS])
+    return _sheet(options, face, drawn, [f"{step:+g}" if step else "0" for step in inversion.STEPS])
 
 
 def _sheet(options: argparse.Namespace, face: Any, drawn: Any, heads: Sequence[str]) -> int:
