@@ -104,6 +104,13 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
         ({"decoder.steps": -1}, r"decoder\.steps: expected at least 0, got -1"),
         ({"decoder.people": 10_000}, r"decoder\.people: expected at most rendered\.roles\.generator \d+, got 10000"),
         ({"autoencoder.kind": "vq"}, r"decoder\.steps: expected 0 where autoencoder\.kind is vq, got 4"),
+        ({"idiff_face.denoiser": "adm"}, r"idiff_face\.denoiser: expected one of unet_ca, .*; got 'adm'"),
+        ({"id3pm.denoiser": "unet_ca"}, r"id3pm\.denoiser: expected one of mlp, .*; got 'unet_ca'"),
+        ({"id3pm.denoiser": "adm"}, r"id3pm\.prediction: adm predicts eps, got v"),
+        (
+            {"inversion.guidance": 2.0, "id3pm.context_drop": 0.0},
+            r"inversion\.guidance: 2\.0 needs id3pm",
+        ),
         ({"evaluation.pair_sets": 0}, r"evaluation\.pair_sets: expected above 0, got 0"),
         ({"idiff_face.lr": float("nan")}, r"idiff_face\.lr: expected text, true, false or a finite number, got nan"),
         ({"seed": date(2026, 1, 2)}, r"seed: expected text, .*got 2026-01-02; quote what is text"),

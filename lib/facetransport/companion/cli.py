@@ -241,8 +241,8 @@ def _dry_run(options: argparse.Namespace, store: Store) -> int:
     from facetransport.companion import experiments, plan
 
     profile = _chosen_profile(options)
-    for recipe in _chosen(experiments.trained_recipes(profile), options.only):
-        print(plan.line(profile, recipe, store.status(recipe)))
+    for line in plan.lines(profile, _chosen(experiments.trained_recipes(profile), options.only), store.status):
+        print(line)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,15 +36,20 @@ class Cost:
         return COPIES * 4 * self.parameters / 2**20
 
 
-def line(profile: Profile, recipe: Recipe, status: str) -> str:
-    """One recipe: status, steps, batch and, where its network is a denoiser of images or a recogniser, its cost."""
+def lines(profile: Profile, recipes: Iterable[Recipe], status: Callable[[Recipe], str]) -> Iterator[str]:
+    """What training each recipe would take, one a line."""
+    networks = _networks(profile)
+    return (_line(recipe, status(recipe), networks.get(recipe.key)) for recipe in recipes)
+
+
+def _line(recipe: Recipe, status: str, network: Build | None) -> str:
+    """Status, steps, batch and, where its network is a denoiser of images or a recogniser, its cost."""
     config = dict(recipe.config)
     told = f"{recipe.stage:46} {status:8}"
     if not {"steps", "batch"} <= set(config):
         return f"{told}  {recipe.label}".rstrip()
     samples = config["steps"] * config["batch"]
     told += f"  {config['steps']:,} steps x {config['batch']:,} = {samples:,} samples"
-    network = _networks(profile).get(recipe.key)
     if network is None:
         return told
     cost = cost_of(*network())
@@ -59,23 +66,26 @@ def cost_of(network: nn.Module, inputs: tuple[Tensor, ...]) -> Cost:
     return Cost(parameters, counter.get_total_flops() // len(inputs[0]))
 
 
-def _networks(profile: Profile) -> dict[str, Any]:
+Build = Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]
+
+
+def _networks(profile: Profile) -> dict[str, Build]:
     """key -> what builds a network on the meta device and its inputs."""
-    found: dict[str, Any] = {}
+    found: dict[str, Build] = {}
     for name in recognisers.NETWORKS:
         section = getattr(profile, name)
-        found[recognisers.recipe(profile, name).key] = lambda s=section: _recogniser(s)
+        found[recognisers.recipe(profile, name).key] = partial(_recogniser, section)
     variants = [None, *idiff_face.conditioned_variants(profile)]
     for variant, level in [(v, c) for v in variants for c in (None, *idiff_face.LEVELS)]:
         section = idiff_face.network_section(profile, level, variant)
         recipe = idiff_face.recipe(profile, level, variant)
-        found[recipe.key] = lambda s=section: _denoiser(s, _code(profile), profile.reference.embedding)
+        found[recipe.key] = partial(_denoiser, section, _code(profile), profile.reference.embedding)
     for variant in (None, *profile.id3pm_variants):
         section = id3pm.section_of(profile, variant)
         pixels = (3, id3pm.PIXELS, id3pm.PIXELS)
         shape = pixels if section.denoiser == "adm" else _code(profile)
         second = Attributes(section.attributes, (), ()).size
-        found[id3pm.recipe(profile, variant).key] = lambda s=section, c=shape, a=second: _denoiser(s, c, DIM, a)
+        found[id3pm.recipe(profile, variant).key] = partial(_denoiser, section, shape, DIM, second)
     return found
 
 

@@ -134,7 +134,7 @@ class Decoder:
 class Denoising:
     """A denoiser of codes and how it is trained."""
 
-    denoiser: Literal["unet_ca", "unet_adagn", "mlp", "mixer", "transformer", "adm"]
+    denoiser: str
     width: Count
     depth: Count
     context_dim: Count  # of the projected context
@@ -155,6 +155,8 @@ class Denoising:
 class IDiffFace(Denoising):
     """IDiff-Face. As published context_drop is 0, and so in effect is ema."""
 
+    denoiser: Literal["unet_ca", "unet_adagn", "mlp", "mixer", "transformer"]
+
 
 # --------------------------------------------------------------------------------------------------- papers.id3pm
 
@@ -163,10 +165,16 @@ class IDiffFace(Denoising):
 class ID3PM(Denoising):
     """Inversion of a black box. attributes: columns of a FaceSet's table that make the second condition."""
 
+    denoiser: Literal["mlp", "mixer", "transformer", "adm"]  # adm: as published, on pixels
     attributes: tuple[str, ...]
     attributes_drop: Share  # of images whose attributes are all dropped ...
     attribute_drop: Share  # ... and of the attributes of the others, each
     degraded: Share  # of embeddings taken from a degraded view of the image; 0 as published
+
+    def __post_init__(self) -> None:
+        adm = self.denoiser == "adm"
+        require(not adm or self.cpd == 0, f"cpd: expected 0 where denoiser is adm, which has none, got {self.cpd}")
+        require(not adm or self.prediction == "eps", f"prediction: adm predicts eps, got {self.prediction}")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -236,9 +236,8 @@ def build(
     prediction: what a U-Net computes inside, "eps" as published or "v"; the others always compute v.
     """
     if kind == "adm":
-        return ADM(
-            ADMConfig(shape[0], shape[1], width, blocks=depth, context_dim=context_dim, attributes=attributes), schedule
-        )
+        size, conditions = shape[1], (context_dim, attributes)
+        return ADM(ADMConfig(shape[0], size, width, (1, 2, 3, 4), depth, 64, 0.1, *conditions), schedule)
     second = {"attributes": attributes, "null_projected": null_projected}
     if not kind.startswith("unet_"):
         return Denoiser(DenoiserConfig(kind, shape, width, depth, context_dim, projected_dim, cpd, schedule, **second))  # type: ignore[arg-type]

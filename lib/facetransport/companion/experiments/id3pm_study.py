@@ -20,6 +20,7 @@ from facetransport.companion.profiles import Profile, Sampling
 from facetransport.data import detection, orl
 from facetransport.data.alignment import warp
 from facetransport.data.faceset import FaceSet, to_uint8
+from facetransport.diffusion.sampling import device_of
 from facetransport.evaluation.leakage import nearest
 from facetransport.evaluation.protocols import Verification, separability, verify_pairs
 from facetransport.evaluation.statistics import Estimate, bootstrap
@@ -89,22 +90,18 @@ def rivals(
 ) -> dict[str, FaceSet]:
     """In place of each image of the role ``test``: its code decoded, the nearest training person, the regression
     decoder's image, one that the unconditional model draws."""
-    code, y = model.autoencoder, torch.from_numpy(embeddings)
+    code, y, where = model.autoencoder, torch.from_numpy(embeddings), device_of(model.denoiser)
     regression = id3pm.load_regression(profile, store)
     rows = read_model(store.get(nearest_recipe(profile)) / NEAREST)[0]["rows"].numpy()
     unique, place = np.unique(rows[: len(faces)], return_inverse=True)
     found = roles.glimpse(profile, "generator", unique.tolist(), store).images[place]
     made = {
-        "autoencoder": to_uint8(code.decode(code.encode_faceset(faces).to(model_device(model)))),
+        "autoencoder": to_uint8(code.decode(code.encode_faceset(faces).to(where))),
         "nearest": found,
-        "regression": to_uint8(code.decode(regression(y).to(model_device(model)))),
+        "regression": to_uint8(code.decode(regression(y).to(where))),
         "unconditional": invert(model, y, 1, seed, **{**how(profile.inversion), "guidance": 0.0}).images,
     }
     return {name: FaceSet(images, faces.table) for name, images in made.items()}
-
-
-def model_device(model: Model) -> torch.device:
-    return next(model.denoiser.parameters()).device
 
 
 def nearest_recipe(profile: Profile) -> Recipe:
