@@ -12,11 +12,12 @@ from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import id3pm as experiment
 from facetransport.companion.profiles import Profile
 from facetransport.diffusion import denoisers
+from facetransport.diffusion.conditions import Attributes, drop_apart
 from facetransport.diffusion.guidance import classifier_free, separate_scales
 from facetransport.diffusion.schedule import Schedule
 from facetransport.generation import Model
 from facetransport.papers import id3pm
-from facetransport.papers.id3pm import Attributes, BlackBox, drop_apart
+from facetransport.papers.id3pm import BlackBox
 from facetransport.recognition.recogniser import is_white_box
 from facetransport.training import TrainingConfig, train
 

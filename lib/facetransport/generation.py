@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,12 +23,20 @@ from facetransport.data import shards
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.autoencoder import Autoencoder
-from facetransport.diffusion.guidance import classifier_free, separate_scales
+from facetransport.diffusion.guidance import Denoiser, classifier_free, separate_scales
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule
 from facetransport.tensors import read_model
 
 CHUNK = 256  # samples drawn at a time, and about as many images in a shard: bounds memory, changes nothing else
+
+
+class Adjustment(Protocol):
+    """Makes a denoiser of another score: a torch module, whose weights are part of what a set was made by."""
+
+    def __call__(self, denoiser: Denoiser, scale: float) -> Denoiser: ...
+    def to(self, device: str | torch.device) -> Any: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Model:
     shape: tuple[int, int, int]  # (C, h, w) of a code
     context_dim: int
     metadata: dict[str, Any]
+    adjustment: Adjustment | None = None  # of the score, last of all guidance (ID3)
 
     def decode(self, latents: Tensor) -> Tensor:
         """float32 (B, C, h, w) -> images float32 (B, 3, H, W) in [-1, 1]."""
@@ -49,6 +58,8 @@ class Model:
         """The same networks on another device (moved, not copied)."""
         self.denoiser.to(device)
         self.autoencoder.code.to(device)
+        if self.adjustment is not None:
+            self.adjustment.to(device)
         return self
 
 
@@ -81,6 +92,7 @@ def generate(
     temperature: float = 1.0,
     attributes: Tensor | None = None,
     attribute_guidance: float = 1.0,
+    adjustment: float = 0.0,
 ) -> FaceSet:
     """Images of each context: a FaceSet of len(contexts) x samples_per_identity, columns identity and sample.
 
@@ -88,7 +100,7 @@ def generate(
     to n - 1; images of identity i depend on (seed, i) and its contexts only. guidance: 1 is the published method; above
     1 needs ``context_drop`` in training. temperature: as for ``sample``, 1 as published. attributes: a second
     condition, (n, a) or (n, samples_per_identity, a), of a network that has one; it has a scale of its own
-    (`guidance.separate_scales`).
+    (`guidance.separate_scales`). adjustment: how much of the model's ``adjustment`` of the score, 0 for none.
     """
     contexts = _unit(contexts, model.context_dim, samples_per_identity)
     labels = np.arange(len(contexts)) if identities is None else np.asarray(identities)
@@ -98,6 +110,8 @@ def generate(
     if attributes is not None:
         denoiser = separate_scales(model.denoiser, model.context_dim, guidance, attribute_guidance)
         told = torch.cat([told, _beside(attributes, told)], dim=2)
+    if adjustment:
+        denoiser = _adjustment_of(model)(denoiser, adjustment)
     seeds = sample_seeds(seed, labels.tolist(), samples_per_identity)
     repeated = told.flatten(0, 1).to(device_of(model.denoiser))
     draw = partial(sample, denoiser, model.shape, solver=solver, steps=steps, temperature=temperature)
@@ -110,6 +124,12 @@ def generate(
         "sample": np.tile(np.arange(samples_per_identity), len(labels)),
     }
     return FaceSet(np.concatenate(images), pd.DataFrame(table))
+
+
+def _adjustment_of(model: Model) -> Adjustment:
+    if model.adjustment is None:
+        raise ValueError("adjustment: this model has none; expected 0, or a model of ID3")
+    return model.adjustment
 
 
 def _unit(contexts: Tensor, dim: int, samples: int) -> Tensor:
@@ -150,34 +170,43 @@ def generate_into(
     guidance: float = 1.0,
     workers: int | None = None,
     temperature: float = 1.0,
+    attributes: Tensor | None = None,
+    attribute_guidance: float = 1.0,
+    adjustment: float = 0.0,
 ) -> FaceSet:
     """``generate`` for sets of any size: in shards, on every core, into ``folder``; resumes where a kill stopped it.
 
     Images of identity i depend on (seed, i) and its context only, bit for bit on CPU, whatever the shard, the number
     of workers and the set's size: the set of the first contexts is the beginning of the set of all of them. ``folder``
-    also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one). guidance,
-    temperature: as for ``generate``.
+    also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one). The rest as for
+    ``generate``.
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least one per identity, got {samples}")
     contexts = _unit(contexts, model.context_dim, samples).cpu()
     settings = {"seed": seed, "solver": solver, "steps": steps, "guidance": float(guidance), "temperature": temperature}
-    plan = settings | {"identities": len(contexts), "samples": samples, "digest": _digest(model, contexts)}
+    told = [contexts]
+    if attributes is not None:
+        settings |= {"attribute_guidance": float(attribute_guidance)}
+        told.append(_beside(attributes, contexts.expand(-1, samples, -1)).contiguous())
+    settings |= {"adjustment": float(adjustment)} if adjustment else {}
+    plan = settings | {"identities": len(contexts), "samples": samples, "digest": _digest(model, told, adjustment)}
     if shards.claim(folder, plan):
         return FaceSet.load(folder)
     each = max(1, CHUNK // samples)
-    parts = [(i, contexts[i : i + each].numpy()) for i in range(0, len(contexts), each)]
-    sizes = [samples * len(part) for _, part in parts]
+    parts = [(i, [data[i : i + each].numpy() for data in told]) for i in range(0, len(contexts), each)]
+    sizes = [samples * len(part[0]) for _, part in parts]
     make = partial(_generate_part, model, settings | {"samples_per_identity": samples})
     workers = workers if device_of(model.denoiser).type == "cpu" else 1
     return shards.build(folder, parts, sizes, make, workers, f"generating {folder.name}")
 
 
-def _generate_part(model: Model, settings: dict[str, Any], part: tuple[int, np.ndarray]) -> FaceSet:
-    first, contexts = part
+def _generate_part(model: Model, settings: dict[str, Any], part: tuple[int, list[np.ndarray]]) -> FaceSet:
+    first, (contexts, *rest) = part
+    attributes = torch.from_numpy(rest[0]) if rest else None
     with _one_thread():
         identities = range(first, first + len(contexts))
-        return generate(model, torch.from_numpy(contexts), identities=identities, **settings)
+        return generate(model, torch.from_numpy(contexts), identities=identities, attributes=attributes, **settings)
 
 
 @contextmanager
@@ -191,10 +220,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _digest(model: Model, contexts: Tensor) -> str:
-    """Hex digest of the weights that draw and decode, and of the contexts."""
+def _digest(model: Model, told: Sequence[Tensor], adjustment: float) -> str:
+    """Hex digest of the weights that draw, decode and adjust, and of contexts and attributes."""
     weights = [*model.denoiser.state_dict().values(), *model.autoencoder.code.state_dict().values()]
+    weights += _adjustment_of(model).state_dict().values() if adjustment else []
     hasher = hashlib.sha256()
-    for tensor in [contexts, *weights]:
+    for tensor in [*told, *weights]:
         hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return hasher.hexdigest()[:16]

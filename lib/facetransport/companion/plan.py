@@ -15,8 +15,8 @@ from facetransport.companion.artifacts import Recipe
 from facetransport.companion.experiments import id3pm, idiff_face, recognisers
 from facetransport.companion.experiments.fitting import network_config
 from facetransport.companion.profiles import Denoising, Profile
+from facetransport.diffusion.conditions import Attributes
 from facetransport.generation import build
-from facetransport.papers.id3pm import Attributes
 from facetransport.recognition.dlib import DIM
 from facetransport.recognition.iresnet import IResNet
 

@@ -177,6 +177,45 @@ class ID3PM(Denoising):
         require(not adm or self.prediction == "eps", f"prediction: adm predicts eps, got {self.prediction}")
 
 
+# ---------------------------------------------------------------------------------------------------- papers.id3
+
+
+@dataclass(frozen=True, config=STRICT)
+class ID3(Denoising):
+    """ID3. Where it begins at IDiff-Face's network without CPD, both need the same architecture."""
+
+    denoiser: Literal["mlp", "mixer", "transformer", "ldm"]  # ldm: as published
+    attributes: tuple[str, ...]
+    attributes_drop: Share  # of images whose attributes are all dropped; 0 as published ...
+    attribute_drop: Share  # ... and of the attributes of the others, each
+    begins: Literal["new", "idiff_face"]  # untrained, as published, or where IDiff-Face ended
+    identity_weight: NonNegativeFloat  # before the inner product; 1 as published
+    identity_rows: Count  # of a batch that have one
+    sight: Literal["decoded", "distilled"]  # f of the decoded estimate, as published, or a reader of codes
+    reconstruction: Literal["first", "every"]
+    clip: Positive | None  # of its weight at every t; none where the network computes v
+
+    def __post_init__(self) -> None:
+        ldm = self.denoiser == "ldm"
+        require(not ldm or self.cpd == 0, f"cpd: expected 0 where denoiser is ldm, which has none, got {self.cpd}")
+        require(not ldm or self.begins == "new", f"begins: an ldm begins new, got {self.begins}")
+        even = self.reconstruction == "every" and self.clip is None
+        require(even == (self.prediction == "v"), "prediction: v is reconstruction every without clip")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ID3Set:
+    """How ID3 draws: the solver, the adjustment of its score, and where contexts lie around anchors."""
+
+    solver: Literal["ddpm", "ddim", "dpm++", "sde-dpm++"]
+    steps: Count
+    guidance: Scale
+    temperature: Temperature
+    adjustment: NonNegativeFloat  # 1 as published, 0 the original score
+    exact: bool  # gradient through the network
+    bounds: tuple[float, float]  # lb, ub
+
+
 @dataclass(frozen=True, config=STRICT)
 class SuperResolution:
     """ID3PM's second stage: renders of ``rendered.size`` to ``size``."""
@@ -318,6 +357,8 @@ class Profile:
     idiff_face_variants: dict[str, IDiffFace]  # other networks of the ablations, by name
     id3pm: ID3PM
     id3pm_variants: dict[str, ID3PM]
+    id3: ID3
+    id3_set: ID3Set
     superresolution: SuperResolution
     diface: DiFace
     generation: Generation

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.diffusion.denoising import Drop
-from facetransport.diffusion.schedule import Schedule, abar_on, add_noise, uniform_timesteps
-from facetransport.training import Loss, pick
+from facetransport.diffusion.denoising import Drop, noising
+from facetransport.diffusion.schedule import Schedule, abar_on
+from facetransport.training import Loss
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,14 @@ def hybrid_loss(images: Tensor, conditions: Tensor, schedule: Schedule, drop: Dr
     mean in it is held fixed.
     """
 
+    draw = noising(images, conditions, schedule, drop)
+
     def loss(network: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        device = generator.device
-        x0 = pick(images, rows, device)
-        t = uniform_timesteps(len(rows), schedule, generator)
-        noise = torch.randn(x0.shape, generator=generator, device=device)
-        x = add_noise(x0, noise, abar_on(schedule, device)[t])
-        eps, v = network(x, t, drop(pick(conditions, rows, device), generator)).float().chunk(2, dim=1)
-        simple = F.mse_loss(eps, noise)
-        vlb = variational_bound(x0, x, t, eps.detach(), v, schedule).mean() * schedule.timesteps / 1000
+        drawn = draw(rows, generator)
+        eps, v = network(drawn.x_t, drawn.t, drawn.condition).float().chunk(2, dim=1)
+        simple = drawn.error(eps).mean()
+        bound = variational_bound(drawn.x_0, drawn.x_t, drawn.t, eps.detach(), v, schedule)
+        vlb = bound.mean() * schedule.timesteps / 1000
         return {"loss": simple + vlb, "simple": simple.detach(), "vlb": vlb.detach()}
 
     return loss

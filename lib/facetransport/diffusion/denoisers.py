@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facetransport.diffusion.adm import ADM, ADMConfig
+from facetransport.diffusion.ldm import LDM, LDMConfig
 from facetransport.diffusion.schedule import Schedule, eps_from_v
 from facetransport.diffusion.unet import UNet, UNetConfig, project_context, sinusoid
 
@@ -230,14 +231,16 @@ def build(
     attributes: int = 0,
     null_projected: bool = False,
 ) -> nn.Module:
-    """A denoiser by name: the laptop's, or a paper's: IDiff-Face's U-Net ("unet_ca", "unet_adagn") and ID3PM's ("adm");
-    depth = blocks per level.
+    """A denoiser by name: the laptop's, or a paper's: IDiff-Face's U-Net ("unet_ca", "unet_adagn"), ID3PM's ("adm") and
+    ID3's ("ldm"); depth = blocks per level.
 
     prediction: what a U-Net computes inside, "eps" as published or "v"; the others always compute v.
     """
     if kind == "adm":
         size, conditions = shape[1], (context_dim, attributes)
         return ADM(ADMConfig(shape[0], size, width, (1, 2, 3, 4), depth, 64, 0.1, *conditions), schedule)
+    if kind == "ldm":
+        return LDM(LDMConfig(shape[0], shape[1], width, (1, 2, 2, 2), depth, context_dim, attributes), schedule)
     second = {"attributes": attributes, "null_projected": null_projected}
     if not kind.startswith("unet_"):
         return Denoiser(DenoiserConfig(kind, shape, width, depth, context_dim, projected_dim, cpd, schedule, **second))  # type: ignore[arg-type]

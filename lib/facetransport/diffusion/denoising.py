@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -31,22 +32,51 @@ def denoising_loss(
     what else is to be done to contexts.
     """
     drop = context_drop if callable(context_drop) else partial(dropped, probability=context_drop)
-    if contexts is not None and len(contexts) != len(latents):
-        raise ValueError(f"contexts: expected one per latent ({len(latents)}), got {len(contexts)}")
     if prediction not in ("eps", "v"):
         raise ValueError(f"prediction: expected 'eps' or 'v', got {prediction!r}")
+    draw = noising(latents, contexts, schedule, drop)
 
     def loss(denoiser: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
-        device = generator.device
-        x0 = pick(latents, rows, device)
-        t = uniform_timesteps(len(rows), schedule, generator)
-        noise = torch.randn(x0.shape, generator=generator, device=device)
-        a = abar_on(schedule, device)[t]
-        y = None if contexts is None else drop(pick(contexts, rows, device), generator)
-        error = (denoiser(add_noise(x0, noise, a), t, y).float() - noise).square().flatten(1).mean(1)
-        return (error / a if prediction == "v" else error).mean()
+        drawn = draw(rows, generator)
+        error = drawn.error(denoiser(drawn.x_t, drawn.t, drawn.condition))
+        return (error / drawn.abar if prediction == "v" else error).mean()
 
     return loss
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A batch of codes on its way to noise. x_0, noise, x_t: (B, C, h, w); t, abar: (B,); condition: (B, d) or None."""
+
+    x_0: Tensor
+    noise: Tensor
+    x_t: Tensor
+    t: Tensor
+    abar: Tensor
+    condition: Tensor | None
+
+    def error(self, eps: Tensor) -> Tensor:
+        """(B,): mean squared error of a prediction of the noise."""
+        return (eps.float() - self.noise).square().flatten(1).mean(1)
+
+
+def noising(
+    latents: Tensor | np.ndarray, contexts: Tensor | np.ndarray | None, schedule: Schedule, drop: Drop
+) -> Callable[[Tensor, torch.Generator], Noised]:
+    """draw(rows, generator) -> what a denoiser is trained on at a step: t, then noise, then what ``drop`` draws."""
+    if contexts is not None and len(contexts) != len(latents):
+        raise ValueError(f"contexts: expected one per latent ({len(latents)}), got {len(contexts)}")
+
+    def draw(rows: Tensor, generator: torch.Generator) -> Noised:
+        device = generator.device
+        x_0 = pick(latents, rows, device)
+        t = uniform_timesteps(len(rows), schedule, generator)
+        noise = torch.randn(x_0.shape, generator=generator, device=device)
+        abar = abar_on(schedule, device)[t]
+        condition = None if contexts is None else drop(pick(contexts, rows, device), generator)
+        return Noised(x_0, noise, add_noise(x_0, noise, abar), t, abar, condition)
+
+    return draw
 
 
 def dropped(contexts: Tensor, generator: torch.Generator, probability: float) -> Tensor:

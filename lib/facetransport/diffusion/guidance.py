@@ -51,7 +51,6 @@ class ClassifierFree(Guided):
         super().__init__(denoiser)
         self.scale = scale
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         unconditional = self.denoiser(x, t, None)
         if context is None or self.scale == 0:
@@ -78,7 +77,6 @@ class SeparateScales(Guided):
         super().__init__(denoiser)
         self.dim, self.scale, self.attribute_scale = dim, scale, attribute_scale
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:
             return self.denoiser(x, t, None)

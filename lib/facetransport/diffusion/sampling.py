@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from facetransport.diffusion.batching import in_fixed_batches
 from facetransport.diffusion.guidance import Denoiser, micro_batch_of, require_evaluation_mode, schedule_of
-from facetransport.diffusion.schedule import STOCHASTIC, Schedule
+from facetransport.diffusion.schedule import STOCHASTIC, Schedule, clean
 
 
 def sample(
@@ -122,8 +122,7 @@ def predicted_x0(
     schedule: as for ``sample``. Where abar_t is nearly 0 the estimate is of little use.
     """
     abar = (schedule or schedule_of(denoiser)).alphas_cumprod[t].to(x.device)
-    eps = evaluate(denoiser, x, torch.tensor(t), contexts)[:, : x.shape[1]]
-    return (x - (1 - abar).sqrt() * eps) / abar.sqrt()
+    return clean(x, evaluate(denoiser, x, torch.tensor(t), contexts)[:, : x.shape[1]], abar)
 
 
 def ddpm_step(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor, generators: list[torch.Generator] | None) -> Tensor:

@@ -86,6 +86,12 @@ def add_noise(x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
     return abar.sqrt() * x0 + (1 - abar).sqrt() * noise
 
 
+def clean(x: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
+    """x_t, eps (B, ...); abar (B,) -> x_0 = (x_t - sqrt(1 - abar) eps) / sqrt(abar)."""
+    abar = abar.view(-1, *[1] * (x.ndim - 1))
+    return (x - (1 - abar).sqrt() * eps) / abar.sqrt()
+
+
 def eps_from_v(x: Tensor, v: Tensor, abar: Tensor) -> Tensor:
     """x_t, v (B, ...); abar (B,) -> eps = sqrt(1 - abar) x_t + sqrt(abar) v (Salimans and Ho 2022, appendix D)."""
     abar = abar.view(-1, *[1] * (x.ndim - 1))

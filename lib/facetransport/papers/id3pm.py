@@ -5,9 +5,9 @@ Kansy, Rael, Mignone, Naruniec, Schroers, Gross, Weber, ICCV 2023 Workshops, arX
     y = FR(x)                                    all that the black box tells             BlackBox
     min_s E || s(x_t, y) - grad log p(x_t | x) ||^2 = grad log p(x_t | y)
     L = E || eps - eps_theta(x_t, t, y) ||^2     so pairs (x, y) are enough               loss
-    y -> 0 with p = 0.1, before the projection   the null condition                       drop_apart
+    y -> 0 with p = 0.1, before the projection   the null condition                       conditions.drop_apart
     eps(0) + s (eps(y) - eps(0))                 s = 1 is p(x | y)                        guidance.classifier_free
-    W_a a beside W y                             attributes as second condition           Attributes
+    W_a a beside W y                             attributes as second condition           conditions.Attributes
     z_T ~ N(0, I), T denoising steps, decode     images of the embedding                  invert
 
 Why the loss needs no gradient of FR: x_t depends on y through x alone, so the regression of the noise on (x_t, y) is
@@ -19,18 +19,17 @@ The published denoiser (`published`) works on pixels; the laptop's on codes. Wha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion.adm import ADM, ADMConfig
-from facetransport.diffusion.denoising import Drop, denoising_loss, dropped
+from facetransport.diffusion.conditions import drop_apart
+from facetransport.diffusion.denoising import Drop, denoising_loss
 from facetransport.diffusion.schedule import Schedule
 from facetransport.generation import Model, generate
 from facetransport.recognition.recogniser import Recogniser
@@ -59,64 +58,7 @@ class BlackBox:
             return self._embed(images).detach()
 
 
-# ------------------------------------------------------------------------------------------------- attributes beside it
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """The second condition: numbers by name, each as a pair (told, standardised value), (0, 0) where it is not told.
-
-    So zeros are null before the projection, as with embeddings, and differ from an attribute that is average.
-    """
-
-    names: tuple[str, ...]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-
-    @classmethod
-    def fitted(cls, table: pd.DataFrame, names: Sequence[str]) -> Attributes:
-        """Of columns (numbers or booleans) of a FaceSet's table."""
-        missing = [name for name in names if name not in table]
-        if missing:
-            raise ValueError(f"attributes: the table has no column {missing[0]!r}; it has {', '.join(map(str, table))}")
-        values = table[list(names)].to_numpy(np.float64)
-        deviation = np.where(values.std(0) > 0, values.std(0), 1.0)
-        return cls(tuple(names), tuple(values.mean(0).tolist()), tuple(deviation.tolist()))
-
-    @property
-    def size(self) -> int:
-        """Numbers that an image's attributes take in a condition."""
-        return 2 * len(self.names)
-
-    def encode(self, told: Mapping[str, float | Sequence[float] | np.ndarray], n: int = 1) -> Tensor:
-        """float32 (n, size) of values by name, one for all n rows or one each; a name that is left out is not told."""
-        unknown = [name for name in told if name not in self.names]
-        if unknown:
-            raise ValueError(f"attributes: expected names among {', '.join(self.names)}, got {unknown[0]!r}")
-        pairs = torch.zeros(n, len(self.names), 2)
-        for i, name in enumerate(self.names):
-            if name in told:
-                value = torch.from_numpy(np.array(told[name], np.float64))
-                pairs[:, i, 0], pairs[:, i, 1] = 1, ((value - self.mean[i]) / self.deviation[i]).float()
-        if not torch.isfinite(pairs).all():
-            raise ValueError("attributes: expected finite numbers; leave a name out where nothing is known")
-        return pairs.flatten(1)
-
-
 # ------------------------------------------------------------------------------------------------------------- the loss
-
-
-def drop_apart(
-    conditions: Tensor, generator: torch.Generator, dim: int, embedding: float, together: float, each: float
-) -> Tensor:
-    """Conditions (B, dim + 2 A), made null in part: the embedding, all attributes together, and each of those left.
-
-    The null of all is the zero vector before the projection (papers.md 4.11). Apart, so that every subset is learnt.
-    """
-    y, pairs = conditions[:, :dim], conditions[:, dim:].unflatten(1, (-1, 2))
-    chance = torch.rand(len(pairs), pairs.shape[1] + 1, generator=generator, device=pairs.device)
-    told = (chance[:, :1] >= together) & (chance[:, 1:] >= each)
-    return torch.cat([dropped(y, generator, embedding), (pairs * told[..., None]).flatten(1)], dim=1)
 
 
 def conditioning(

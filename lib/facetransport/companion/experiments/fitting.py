@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from facetransport.companion.profiles import Denoising
 from facetransport.diffusion.schedule import Schedule
@@ -39,10 +40,24 @@ def fit(
     checkpoint.unlink(missing_ok=True)
 
 
-def fit_denoiser(section: Denoising, config: dict[str, Any], loss: Loss, n: int, folder: Path, **facts: Any) -> None:
-    """`fit` of a denoiser of codes that `network_config` describes."""
+def fit_denoiser(
+    section: Denoising,
+    config: dict[str, Any],
+    loss: Loss,
+    n: int,
+    folder: Path,
+    begins: dict[str, Tensor] | None = None,
+    **facts: Any,
+) -> None:
+    """`fit` of a denoiser of codes that `network_config` describes.
+
+    begins: weights of a trained one without attributes, which then have no say at first.
+    """
     with seeded(section.seed):
         denoiser = build(config)
+    if begins is not None:
+        nothing = {n: torch.zeros_like(v) for n, v in denoiser.state_dict().items() if n.startswith("attribute_emb")}
+        denoiser.load_state_dict({**begins, **nothing})
     fit(denoiser, loss, n, training_config(section), folder, SMALL_NETS, config=config, **facts)
 
 

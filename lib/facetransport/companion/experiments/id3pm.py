@@ -20,11 +20,11 @@ from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.devices import device
 from facetransport.diffusion.adm import hybrid_loss
 from facetransport.diffusion.autoencoder import Autoencoder, PixelCode
+from facetransport.diffusion.conditions import Attributes
 from facetransport.diffusion.schedule import Schedule
 from facetransport.evaluation.readers import MIRRORED
 from facetransport.generation import Model, load_model
 from facetransport.papers.id3pm import (
-    Attributes,
     BlackBox,
     RegressionDecoder,
     conditioning,
@@ -171,7 +171,7 @@ def _make(section: ID3PM, folder: Path, upstream: tuple[Path, ...]) -> None:
     drop = conditioning(dim, section.context_drop, section.attributes_drop, section.attribute_drop, section.degraded)
     schedule, published = Schedule(**config["schedule"]), section.denoiser == "adm"
     trained = hybrid_loss(z, y, schedule, drop) if published else loss(z, y, drop, schedule, section.prediction)
-    facts = {"data": data.name, "attributes": vars(attributes)}
+    facts: dict[str, Any] = {"data": data.name, "attributes": vars(attributes)}
     fit_denoiser(section, config, trained, len(latents), folder, **facts)
 
 

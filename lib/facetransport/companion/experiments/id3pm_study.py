@@ -20,13 +20,14 @@ from facetransport.companion.profiles import Profile, Sampling
 from facetransport.data import detection, orl
 from facetransport.data.alignment import warp
 from facetransport.data.faceset import FaceSet, to_uint8
+from facetransport.diffusion.conditions import Attributes
 from facetransport.diffusion.sampling import device_of
 from facetransport.evaluation.leakage import nearest
 from facetransport.evaluation.protocols import Verification, separability, verify_pairs
 from facetransport.evaluation.statistics import Estimate, bootstrap
 from facetransport.evaluation.variation import Pairs, draw_pairs
 from facetransport.generation import Model
-from facetransport.papers.id3pm import Attributes, invert
+from facetransport.papers.id3pm import invert
 from facetransport.recognition.augmentation import Augment
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.tensors import read_model, save_model, seeded

@@ -1,0 +1,238 @@
+"""ID3: identity-preserving-yet-diversified diffusion models for synthetic face recognition.
+
+Xu, Li, Wu, Xiong, Deng, Ji, Huang, Mu, Feng, Ding, Hooi, NeurIPS 2024, arXiv 2409.17576. Read beside the paper:
+
+    y = f(x), s = (age, pitch, yaw, roll)        identity and attributes                  diffusion.conditions
+    x^_0 = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)
+    log p(y | x_t) = kappa_t y . f(x^_0) + C     the reverse likelihood, a vMF            Sight, coefficient
+    L = E||eps - eps_theta||^2 + E||x_0 - x^_0||^2 - E lambda_t kappa_t y . f(x^_0) + C   loss (eq. 3)
+    eps~ = eps - sqrt(1 - abar_t) lambda_t kappa_t grad y . f(x^_0)                       adjusted (eq. 8)
+    w_i: as far apart as can be; y_ij: at a cosine v_ij ~ U[lb, ub] to w_i                anchors, around (Alg. 3)
+
+No code was published and the paper's formulas are known in part: papers.md 3.2 and 3.5 say what is certain and what is
+inferred. Where two readings are possible, both are here, and a switch. f has to be a white box (`Sight`): its gradient
+is in the loss and in the sampler. What is marked ours is not in the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facetransport.diffusion.denoising import Drop, Noised, noising
+from facetransport.diffusion.guidance import Denoiser, Guided, with_variance
+from facetransport.diffusion.ldm import LDM, LDMConfig
+from facetransport.diffusion.sampling import sample_seeds
+from facetransport.diffusion.schedule import Schedule, abar_on, clean
+from facetransport.recognition.plda import root
+from facetransport.recognition.recogniser import is_white_box
+from facetransport.recognition.tammes import tammes
+from facetransport.training import Loss
+
+PUBLISHED = ("age", "pitch", "yaw", "roll")  # s
+Sight = nn.Module
+"""sight(codes (B, C, h, w)) -> unit vectors (B, d), differentiable: what f sees of a code."""
+
+
+# -------------------------------------------------------------------------------------------------- f, seen from a code
+
+
+class Decoded(nn.Module):
+    """f(D(z)): what a frozen white box sees of the decoded image, as published."""
+
+    def __init__(self, code: nn.Module, recogniser: nn.Module) -> None:
+        """code: with ``to_images``; recogniser: with ``embed``. TypeError for a black box: it gives no gradient."""
+        super().__init__()
+        if not is_white_box(recogniser):
+            raise TypeError(f"recogniser: ID3 needs a white box, a torch module; got {type(recogniser).__name__}")
+        self.code, self.recogniser = code.eval().requires_grad_(False), recogniser.eval().requires_grad_(False)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.recogniser.embed(self.code.to_images(codes).clamp(-1, 1))  # type: ignore[operator]
+
+
+# ------------------------------------------------------------------------------------------------------ the loss, eq. 3
+
+
+def coefficient(t: Tensor, timesteps: int, rising: bool = False) -> Tensor:
+    """lambda_t kappa_t = 0.5 (1 - sigmoid(t / T)), (B,): 0.25 at t = 0, where the estimate is reliable, 0.134 at T.
+
+    rising: the other sign in the exponent, 0.25 to 0.366 (papers.md 3.2: signs were lost where it was quoted).
+    """
+    return 0.5 * torch.sigmoid((t if rising else -t) / timesteps)
+
+
+def loss(
+    codes: Tensor,
+    conditions: Tensor,
+    drop: Drop,
+    sight: Sight,
+    dim: int,
+    schedule: Schedule = Schedule(),  # noqa: B008
+    weight: float = 1.0,
+    rows: int | None = None,
+    reconstruction: Literal["first", "every"] = "first",
+    clip: float | None = 5.0,
+    rising: bool = False,
+) -> Loss:
+    """Equation (3) over codes (N, C, h, w) and conditions (N, dim + ...), y before s: for ``training.train``.
+
+    Its parts are named: "denoising", "reconstruction", "identity" (minus the weighted inner product) and "constant"
+    (KL of x_T and N(0, I), nats a number; of no gradient). Squares are means over a code's numbers; ``weight`` stands
+    before the inner product, 1 as published. reconstruction: E||x_0 - x^_0||^2 "first" at t = 1, in the place of the
+    denoising term, or at "every" t, there at most ``clip`` times ||eps - eps_theta||^2: without a limit (None), for
+    networks that compute v, the first two terms are ||v - v_theta||^2 exactly.
+
+    rows: how many of a batch have the inner product computed (ours; by default all): D and f are dear. Where ``drop``
+    took y away there is none.
+    """
+    draw = noising(codes, conditions, schedule, drop)
+    if reconstruction not in ("first", "every"):
+        raise ValueError(f"reconstruction: expected 'first' or 'every', got {reconstruction!r}")
+
+    def parts(denoiser: nn.Module, batch: Tensor, generator: torch.Generator, step: int) -> dict[str, Tensor]:
+        drawn = draw(batch, generator)
+        eps = denoiser(drawn.x_t, drawn.t, drawn.condition).float()
+        denoising, rebuilt = _elbo(drawn, drawn.error(eps), reconstruction, clip)
+        identity = drawn.x_0.new_zeros(())
+        if weight:
+            cosine, told = inner_products(drawn, eps, sight, dim, rows)
+            strength = coefficient(drawn.t[: len(cosine)], schedule.timesteps, rising)
+            identity = -weight * (strength * cosine).sum() / told.sum().clamp(min=1)
+        total = denoising + rebuilt + identity
+        named = {"denoising": denoising, "reconstruction": rebuilt, "identity": identity}
+        return {"loss": total, **{n: v.detach() for n, v in named.items()}, "constant": prior(drawn.x_0, schedule)}
+
+    return parts
+
+
+def _elbo(drawn: Noised, error: Tensor, reconstruction: str, clip: float | None) -> tuple[Tensor, Tensor]:
+    """The first two terms; error (B,): ||eps - eps_theta||^2. ||x_0 - x^_0||^2 is (1 - abar) / abar times it."""
+    ratio = (1 - drawn.abar) / drawn.abar
+    if reconstruction == "every":
+        return error.mean(), (ratio.clamp(max=math.inf if clip is None else clip) * error).mean()
+    first = drawn.t == 0
+    return (error * ~first).mean(), (ratio * error * first).mean()
+
+
+def inner_products(
+    drawn: Noised, eps: Tensor, sight: Sight, dim: int, rows: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """y . f(x^_0) of the first ``rows`` of a batch, (rows,), 0 where no y is told, and where one is."""
+    part = slice(rows)
+    y = drawn.condition[part, :dim]  # type: ignore[index]
+    seen = sight(clean(drawn.x_t[part], eps[part], drawn.abar[part]))
+    return (y * seen).sum(1), y.abs().amax(1) > 0
+
+
+def prior(x_0: Tensor, schedule: Schedule) -> Tensor:
+    """KL(q(x_T | x_0) || N(0, I)), mean over batch and numbers."""
+    abar = abar_on(schedule, x_0.device)[-1]
+    return 0.5 * (abar * (x_0.square().mean() - 1) - (1 - abar).log())
+
+
+def published() -> LDM:
+    """A network as the paper's may be, untrained: embedding and attributes through perceptrons of (512, 256, 768), two
+    tokens that a latent U-Net attends to. Widths of the U-Net are not known; IDiff-Face's are taken (papers.md 3.3)."""
+    return LDM(LDMConfig(attributes=2 * len(PUBLISHED)), Schedule())
+
+
+# -------------------------------------------------------------------------------------------- the adjusted score, eq. 8
+
+
+class Adjustment(nn.Module):
+    """adjustment(denoiser, scale) -> the denoiser of the adjusted score: what `generation.Model` samples by.
+
+    exact: the gradient goes through the network too; else the estimate's slope is taken for 1 / sqrt(abar_t), at half
+    the cost. A denoiser that is guided already (`guidance.classifier_free`) is adjusted last.
+    """
+
+    def __init__(self, sight: Sight, dim: int, exact: bool = True, rising: bool = False) -> None:
+        super().__init__()
+        self.sight, self.dim, self.exact, self.rising = sight, dim, exact, rising
+
+    def forward(self, denoiser: Denoiser, scale: float) -> Denoiser:
+        """scale: before the gradient, 1 as published, 0 for the original score."""
+        return Adjusted(denoiser, self, scale) if scale else denoiser
+
+
+class Adjusted(Guided):
+    """eps - scale sqrt(1 - abar_t) lambda_t kappa_t grad_{x_t} y . f(x^_0(x_t)); y: the first numbers of a context."""
+
+    def __init__(self, denoiser: Denoiser, how: Adjustment, scale: float) -> None:
+        super().__init__(denoiser)
+        self.how, self.scale = how, scale
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is None:
+            return self.denoiser(x, t, None)
+        with torch.inference_mode(False), torch.enable_grad():
+            x, t, context = x.clone().requires_grad_(), t.clone(), context.clone()
+            abar = abar_on(self.schedule, x.device)[t]
+            with torch.set_grad_enabled(self.how.exact):
+                output = self.denoiser(x, t, context)
+            eps = output[:, : x.shape[1]]
+            seen = self.how.sight(clean(x, eps, abar))
+            (slope,) = torch.autograd.grad((context[:, : self.how.dim] * seen).sum(), x)
+        strength = self.scale * coefficient(t, self.schedule.timesteps, self.how.rising) * (1 - abar).sqrt()
+        return with_variance(eps.detach() - strength.view(-1, *[1] * (x.ndim - 1)) * slope, output.detach())
+
+
+# ------------------------------------------------------------------------------------------ sets of people, Algorithm 3
+
+
+def anchors(n: int, dim: int, seed: int, like: Tensor | None = None, steps: int = 200, lr: float = 0.1) -> Tensor:
+    """w_i, float32 (n, dim), unit norm: one for each identity, as far apart as can be (`recognition.tammes`).
+
+    like: (N, dim), ours: the same points with the mean and covariance of known contexts, where people are; a recogniser
+    leaves most directions of its sphere empty.
+    """
+    apart = tammes(n, dim, seed, steps, (10.0, 500.0), lr)
+    return apart if like is None else _as(apart, like)
+
+
+def around(anchors: Tensor, samples: int, bounds: tuple[float, float], seed: int, like: Tensor | None = None) -> Tensor:
+    """y_ij = v_ij w_i + sqrt(1 - v_ij^2) u_ij, v_ij ~ U[lb, ub]: float32 (n, samples, dim), unit norm.
+
+    So y_ij has the cosine v_ij with its anchor w_i. u_ij: uniform among unit vectors orthogonal to it; with ``like``
+    (N, dim), ours, with the covariance of known contexts there. Row i depends on (seed, i) and its anchor only.
+    """
+    low, high = bounds
+    if not -1 <= low <= high <= 1:
+        raise ValueError(f"bounds: expected cosines -1 <= lb <= ub <= 1, got {low}, {high}")
+    drawn = [np.random.default_rng(s) for s in sample_seeds(seed, range(len(anchors)), 1)]
+    v = torch.from_numpy(np.stack([r.uniform(low, high, (samples, 1)) for r in drawn]))
+    u = torch.from_numpy(np.stack([r.standard_normal((samples, anchors.shape[1])) for r in drawn]))
+    w = anchors[:, None].double()
+    u = u if like is None else u @ root(torch.cov(like.double().T))
+    u = F.normalize(u - (u * w).sum(2, keepdim=True) * w, dim=2)
+    return F.normalize(v * w + (1 - v.square()).sqrt() * u, dim=2).float()
+
+
+def _as(points: Tensor, like: Tensor) -> Tensor:
+    """Unit vectors (n, d) -> the same with mean and covariance of like (N, d), unit norm."""
+    white = points.double() * points.shape[1] ** 0.5
+    return F.normalize(white @ root(torch.cov(like.double().T)) + like.double().mean(0), dim=1).float()
+
+
+def empirical(table: pd.DataFrame, names: Sequence[str], images: int, seed: int) -> dict[str, np.ndarray]:
+    """s_ij of that many images, by name: whole rows of a FaceSet's table, so that their joint law is kept."""
+    rows = np.random.default_rng(seed).integers(len(table), size=images)
+    return {name: table[name].to_numpy(np.float64)[rows] for name in names}
+
+
+def pose_only(deviations: Mapping[str, float], images: int, seed: int, spread: float) -> dict[str, np.ndarray]:
+    """Poses alone, N(0, (spread deviation)^2) in degrees, by name; of age nothing is said.
+
+    The appendix has three such laws and not their spreads (papers.md 3.5); here they are multiples of the training
+    images' deviations.
+    """
+    generator = np.random.default_rng(seed)
+    return {name: generator.normal(0, spread * deviation, images) for name, deviation in deviations.items()}
