@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import id3 as experiment
+from facetransport.companion.experiments.attributes import attributes_of
 from facetransport.companion.profiles import Profile
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.conditions import drop_apart
@@ -179,16 +180,16 @@ def test_a_black_box_is_refused() -> None:
 VARIANCES = torch.linspace(0.2, 2.0, 8).view(2, 2, 2)
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_the_adjusted_score_of_a_gaussian_and_a_linear_f_is_known(exact: bool) -> None:
+@pytest.mark.parametrize("slope", ["exact", "stopped", "unit"])
+def test_the_adjusted_score_of_a_gaussian_and_a_linear_f_is_known(slope: str) -> None:
     generator = torch.Generator().manual_seed(1)
     sight, denoiser = Linear(torch.randn(3, 8, generator=generator)), Gaussian(VARIANCES, SCHEDULE)
     x, t = torch.randn(5, 2, 2, 2, generator=generator), torch.tensor([0, 2, 4, 7, 9])
     y = torch.randn(5, 3, generator=generator)
-    found = Adjustment(sight, 3, exact)(denoiser, 0.7)(x, t, torch.cat([y, torch.ones(5, 2)], dim=1))
+    found = Adjustment(sight, 3, slope)(denoiser, 0.7)(x, t, torch.cat([y, torch.ones(5, 2)], dim=1))
     a = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
-    slope = (a.sqrt() * VARIANCES / (a * VARIANCES + 1 - a)) if exact else 1 / a.sqrt()  # d x^_0 / d x_t
-    pull = slope * (y @ sight.matrix).view(5, 2, 2, 2)
+    slopes = {"exact": a.sqrt() * VARIANCES / (a * VARIANCES + 1 - a), "stopped": 1 / a.sqrt(), "unit": a.sqrt()}
+    pull = slopes[slope] * (y @ sight.matrix).view(5, 2, 2, 2)
     wanted = denoiser(x, t) - 0.7 * (1 - a).sqrt() * coefficient(t, 10).view(-1, 1, 1, 1) * pull
     torch.testing.assert_close(found, wanted, **CLOSE)
 
@@ -337,7 +338,7 @@ def test_generation_takes_attributes_and_the_adjustment_into_shards(model: Model
 
     folder = Path(str(tmp_path)) / "set"
     y = around(id3.anchors(3, model.context_dim, 0, steps=20), 2, (0.7, 0.9), 0)
-    told = experiment.attributes_of(model).encode({"age": [30, 40, 50, 60, 20, 25]}, 6).unflatten(0, (3, 2))
+    told = attributes_of(model).encode({"age": [30, 40, 50, 60, 20, 25]}, 6).unflatten(0, (3, 2))
     how = {"solver": "ddim", "steps": 2, "attributes": told, "adjustment": 5.0}
     made = generate_into(folder, model, y, 2, 0, workers=1, **how)  # type: ignore[arg-type]
     direct = generate(model, y, 2, 0, **how)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import id3pm as experiment
+from facetransport.companion.experiments.attributes import attributes_of
 from facetransport.companion.profiles import Profile
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.conditions import Attributes, drop_apart
@@ -180,7 +181,7 @@ def test_inversions_depend_on_embedding_seed_and_attributes(model: Model, smoke:
     plain = id3pm.invert(model, y, **how)
     assert plain.images.shape[0] == 4 and plain.identity.tolist() == [0, 0, 1, 1]
     assert np.array_equal(plain.images[:2], id3pm.invert(model, y[:1], **how).images)
-    attributes = experiment.attributes_of(model)
+    attributes = attributes_of(model)
     assert attributes.names == smoke.id3pm.attributes
     none = id3pm.invert(model, y, **how, attributes=attributes.encode({}, 2))
     assert np.abs(none.images.astype(int) - plain.images).max() <= 1

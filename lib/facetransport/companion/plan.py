@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from facetransport.companion.artifacts import Recipe
-from facetransport.companion.experiments import id3pm, idiff_face, recognisers
+from facetransport.companion.experiments import id3, id3pm, idiff_face, recognisers
 from facetransport.companion.experiments.fitting import network_config
 from facetransport.companion.profiles import Denoising, Profile
 from facetransport.diffusion.conditions import Attributes
@@ -86,6 +86,8 @@ def _networks(profile: Profile) -> dict[str, Build]:
         shape = pixels if section.denoiser == "adm" else _code(profile)
         second = Attributes(section.attributes, (), ()).size
         found[id3pm.recipe(profile, variant).key] = partial(_denoiser, section, shape, DIM, second)
+    second, dim = Attributes(profile.id3.attributes, (), ()).size, profile.reference.embedding
+    found[id3.recipe(profile).key] = partial(_denoiser, profile.id3, _code(profile), dim, second)
     return found
 
 

@@ -212,8 +212,23 @@ class ID3Set:
     guidance: Scale
     temperature: Temperature
     adjustment: NonNegativeFloat  # 1 as published, 0 the original score
-    exact: bool  # gradient through the network
+    slope: Literal["exact", "stopped", "unit"]  # of the estimate
+    anchors: Literal["tammes", "random"]
+    where: Literal["sphere", "people"]  # as published, or with the covariance of the training contexts
     bounds: tuple[float, float]  # lb, ub
+    attributes: bool  # told, by the joint law of `val` people's
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tammes:
+    """How far apart anchors can be, at the paper's size. sizes: numbers of points; sweeps: over all, for each size."""
+
+    dim: Annotated[int, Field(ge=2)]
+    sizes: tuple[Annotated[int, Field(ge=2)], ...]
+    sweeps: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.sizes) == len(self.sweeps), f"sweeps: expected {len(self.sizes)}, one for each of sizes")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -359,6 +374,7 @@ class Profile:
     id3pm_variants: dict[str, ID3PM]
     id3: ID3
     id3_set: ID3Set
+    tammes: Tammes
     superresolution: SuperResolution
     diface: DiFace
     generation: Generation

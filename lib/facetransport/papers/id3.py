@@ -9,9 +9,8 @@ Xu, Li, Wu, Xiong, Deng, Ji, Huang, Mu, Feng, Ding, Hooi, NeurIPS 2024, arXiv 24
     eps~ = eps - sqrt(1 - abar_t) lambda_t kappa_t grad y . f(x^_0)                       adjusted (eq. 8)
     w_i: as far apart as can be; y_ij: at a cosine v_ij ~ U[lb, ub] to w_i                anchors, around (Alg. 3)
 
-No code was published and the paper's formulas are known in part: papers.md 3.2 and 3.5 say what is certain and what is
-inferred. Where two readings are possible, both are here, and a switch. f has to be a white box (`Sight`): its gradient
-is in the loss and in the sampler. What is marked ours is not in the paper.
+No code was published, and formulas are known in part: papers.md 3.2 and 3.5 say what is certain and what is inferred.
+Where two readings are possible there is a switch. f has to be a white box. What is marked ours is not in the paper.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from facetransport.recognition.recogniser import is_white_box
 from facetransport.recognition.tammes import tammes
 from facetransport.training import Loss
 
-PUBLISHED = ("age", "pitch", "yaw", "roll")  # s
+ATTRIBUTES = ("age", "pitch", "yaw", "roll")  # s
 Sight = nn.Module
 """sight(codes (B, C, h, w)) -> unit vectors (B, d), differentiable: what f sees of a code."""
 
@@ -141,7 +140,7 @@ def prior(x_0: Tensor, schedule: Schedule) -> Tensor:
 def published() -> LDM:
     """A network as the paper's may be, untrained: embedding and attributes through perceptrons of (512, 256, 768), two
     tokens that a latent U-Net attends to. Widths of the U-Net are not known; IDiff-Face's are taken (papers.md 3.3)."""
-    return LDM(LDMConfig(attributes=2 * len(PUBLISHED)), Schedule())
+    return LDM(LDMConfig(attributes=2 * len(ATTRIBUTES)), Schedule())
 
 
 # -------------------------------------------------------------------------------------------- the adjusted score, eq. 8
@@ -150,13 +149,18 @@ def published() -> LDM:
 class Adjustment(nn.Module):
     """adjustment(denoiser, scale) -> the denoiser of the adjusted score: what `generation.Model` samples by.
 
-    exact: the gradient goes through the network too; else the estimate's slope is taken for 1 / sqrt(abar_t), at half
-    the cost. A denoiser that is guided already (`guidance.classifier_free`) is adjusted last.
+    slope: how d x^_0 / d x_t is had. "exact": through the network. Else it is taken for a number: with the gradient
+    "stopped" at the network's output 1 / sqrt(abar_t), which explodes near T; "unit": sqrt(abar_t), what it is for
+    codes that are N(0, I) (ours). A denoiser that is guided already (`guidance.classifier_free`) is adjusted last.
     """
 
-    def __init__(self, sight: Sight, dim: int, exact: bool = True, rising: bool = False) -> None:
+    def __init__(
+        self, sight: Sight, dim: int, slope: Literal["exact", "stopped", "unit"] = "exact", rising: bool = False
+    ) -> None:
         super().__init__()
-        self.sight, self.dim, self.exact, self.rising = sight, dim, exact, rising
+        if slope not in ("exact", "stopped", "unit"):
+            raise ValueError(f"slope: expected 'exact', 'stopped' or 'unit', got {slope!r}")
+        self.sight, self.dim, self.slope, self.rising = sight, dim, slope, rising
 
     def forward(self, denoiser: Denoiser, scale: float) -> Denoiser:
         """scale: before the gradient, 1 as published, 0 for the original score."""
@@ -176,12 +180,13 @@ class Adjusted(Guided):
         with torch.inference_mode(False), torch.enable_grad():
             x, t, context = x.clone().requires_grad_(), t.clone(), context.clone()
             abar = abar_on(self.schedule, x.device)[t]
-            with torch.set_grad_enabled(self.how.exact):
+            with torch.set_grad_enabled(self.how.slope == "exact"):
                 output = self.denoiser(x, t, context)
             eps = output[:, : x.shape[1]]
             seen = self.how.sight(clean(x, eps, abar))
             (slope,) = torch.autograd.grad((context[:, : self.how.dim] * seen).sum(), x)
         strength = self.scale * coefficient(t, self.schedule.timesteps, self.how.rising) * (1 - abar).sqrt()
+        strength = strength * abar if self.how.slope == "unit" else strength
         return with_variance(eps.detach() - strength.view(-1, *[1] * (x.ndim - 1)) * slope, output.detach())
 
 
@@ -196,6 +201,13 @@ def anchors(n: int, dim: int, seed: int, like: Tensor | None = None, steps: int 
     """
     apart = tammes(n, dim, seed, steps, (10.0, 500.0), lr)
     return apart if like is None else _as(apart, like)
+
+
+def random_anchors(n: int, dim: int, seed: int, like: Tensor | None = None) -> Tensor:
+    """The ablation "random": anchors where ``anchors`` begins, nobody pushed apart."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = F.normalize(torch.randn(n, dim, generator=generator), dim=1)
+    return drawn if like is None else _as(drawn, like)
 
 
 def around(anchors: Tensor, samples: int, bounds: tuple[float, float], seed: int, like: Tensor | None = None) -> Tensor:

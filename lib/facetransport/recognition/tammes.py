@@ -42,16 +42,16 @@ def tammes(
     generator = torch.Generator().manual_seed(seed)
     points = F.normalize(torch.randn(n, dim, generator=generator), dim=1).to(device)
     moments = torch.zeros_like(points), points.new_zeros(n, 1)
-    best, top = points, largest_cosine(points)
-    least = top
+    top = largest_cosine(points)
+    best, least = points, top
     for k in range(steps):
         gap = max(1 - top, 1e-3)
         tau = sharpness[0] * (sharpness[1] / sharpness[0]) ** (k / steps) / gap
         size = lr * math.sqrt(2 * gap) * 0.5 * (1 + math.cos(math.pi * k / steps))
-        points = _sweep(points, moments, tau, top, size, k)
-        top = largest_cosine(points)
+        moved, top = _sweep(points, moments, tau, top, size, k)
         best, least = (points, top) if top < least else (best, least)
-    return best
+        points = moved
+    return points if largest_cosine(points) < least else best
 
 
 def largest_cosine(points: Tensor) -> float:
@@ -59,17 +59,20 @@ def largest_cosine(points: Tensor) -> float:
     return max(float(cosines.max()) for _, cosines in _blocks(points))
 
 
-def _sweep(points: Tensor, moments: tuple[Tensor, Tensor], tau: float, shift: float, size: float, k: int) -> Tensor:
-    """Every point moved once along -dE/dw; shift: keeps the exponentials in range."""
-    new, (mean, square) = torch.empty_like(points), moments
+def _sweep(
+    points: Tensor, moments: tuple[Tensor, Tensor], tau: float, shift: float, size: float, k: int
+) -> tuple[Tensor, float]:
+    """Every point moved once along -dE/dw, and the largest cosine before; shift: keeps the exponentials in range."""
+    new, top, (mean, square) = torch.empty_like(points), -1.0, moments
     for rows, cosines in _blocks(points):
+        top = max(top, float(cosines.max()))
         force = cosines.sub_(shift).mul_(tau).clamp_(max=60).exp_() @ points
         along = (force * points[rows]).sum(1, keepdim=True) * points[rows]
         mean[rows] = torch.lerp(force - along, mean[rows], FIRST)
         square[rows] = torch.lerp((force - along).square().sum(1, keepdim=True), square[rows], SECOND)
         m, v = mean[rows] / (1 - FIRST ** (k + 1)), square[rows] / (1 - SECOND ** (k + 1))
         new[rows] = F.normalize(points[rows] - size * m / (v.sqrt() + 1e-12), dim=1)
-    return new
+    return new, top
 
 
 def _blocks(points: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -6,6 +6,7 @@ from facetransport.companion.artifacts import Recipe
 from facetransport.companion.experiments import (
     autoencoder,
     diface_study,
+    id3,
     id3pm,
     id3pm_study,
     idiff_face,
@@ -29,6 +30,7 @@ def network_recipes(profile: Profile) -> list[Recipe]:
     methods = [
         *idiff_face.recipes(profile),
         *id3pm.recipes(profile),
+        *id3.recipes(profile),
         id3pm_study.nearest_recipe(profile),
         *diface_study.recipes(profile),
     ]
@@ -45,6 +47,7 @@ def network_recipes(profile: Profile) -> list[Recipe]:
 def experiment_recipes(profile: Profile) -> list[Recipe]:
     """Trainings whose results, not whose weights, are kept: a few KB each."""
     runs = [*synthetic.pilot_runs(profile).values(), *synthetic.recognition_runs(profile).values()]
+    runs += id3.tammes_recipes(profile)
     runs += [*diface_study.study_recipes(profile), *diface_study.level_recipes(profile)]
     return list({recipe.key: recipe for recipe in runs}.values())
 

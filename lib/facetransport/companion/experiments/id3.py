@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Literal
 
-import numpy as np
+import pandas as pd
+import psutil
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from facetransport import files
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import autoencoder, idiff_face, recognisers, roles
+from facetransport.companion.experiments.attributes import attributes_of, encoded_twice
 from facetransport.companion.experiments.fitting import MODEL, fit, fit_denoiser, network_config
-from facetransport.companion.profiles import ID3, Profile, as_config
+from facetransport.companion.profiles import ID3, ID3Set, Profile, as_config
 from facetransport.data.faceset import FaceSet
 from facetransport.devices import device
 from facetransport.diffusion.conditions import Attributes, drop_apart
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.sight import Distilled, distilling_loss
-from facetransport.evaluation.readers import MIRRORED
-from facetransport.generation import Model, load_model
-from facetransport.papers.id3 import Adjustment, Decoded, loss
+from facetransport.generation import Model, generate_into, load_model
+from facetransport.papers.id3 import Adjustment, Decoded, anchors, around, empirical, loss, random_anchors
+from facetransport.recognition.tammes import largest_cosine, tammes
 from facetransport.tensors import read_model, seeded
 from facetransport.training import TrainingConfig, resident
 
-SIGHT = {"width": 128, "depth": 3}
+Slope = Literal["exact", "stopped", "unit"]
+TAMMES = "tammes.json"
+SIGHT = {"width": 64, "depth": 2}
 
 
 def recipe(profile: Profile, **changes: Any) -> Recipe:
@@ -42,7 +52,8 @@ def recipe(profile: Profile, **changes: Any) -> Recipe:
 def sight_recipe(profile: Profile) -> Recipe:
     """The cheap sight: trained on codes and their contexts."""
     section = profile.id3
-    config = SIGHT | {"steps": section.steps, "batch": section.batch, "lr": section.lr, "seed": section.seed}
+    half = {"steps": (section.steps + 1) // 2, "batch": (section.batch + 1) // 2}
+    config = SIGHT | half | {"lr": 2 * section.lr, "seed": section.seed}
     upstream = (idiff_face.training_data(profile),)
     return Recipe("id3.sight", config, partial(_make_sight, config), upstream=upstream, collective=True)
 
@@ -61,12 +72,12 @@ def load(profile: Profile, store: Store, **changes: Any) -> Model:
     trained with. Arguments as for ``recipe``."""
     path = store.get(recipe(profile, **changes)) / MODEL
     model = load_model(path, autoencoder.load_autoencoder(profile, store))
-    return adjusted(model, load_sight(profile, store), profile.id3_set.exact)
+    return adjusted(model, load_sight(profile, store), profile.id3_set.slope)
 
 
-def adjusted(model: Model, sight: Decoded | Distilled, exact: bool = True) -> Model:
+def adjusted(model: Model, sight: Decoded | Distilled, slope: Slope = "exact") -> Model:
     """A model whose score can be adjusted by a sight, on this machine's device."""
-    return replace(model, adjustment=Adjustment(sight, model.context_dim, exact)).to(device())
+    return replace(model, adjustment=Adjustment(sight, model.context_dim, slope)).to(device())
 
 
 def load_sight(profile: Profile, store: Store) -> Decoded:
@@ -80,9 +91,93 @@ def load_distilled(profile: Profile, store: Store) -> Distilled:
     return _read_distilled(store.get(sight_recipe(profile)))
 
 
-def attributes_of(model: Model) -> Attributes:
-    """The second condition of a trained model."""
-    return Attributes(**{name: tuple(value) for name, value in model.metadata["attributes"].items()})
+# --------------------------------------------------------------------------------------------------- sets of new people
+
+
+def tammes_recipes(profile: Profile) -> list[Recipe]:
+    """How far apart points of each size can be brought: tammes.json, with the time and the memory that it took."""
+    section = profile.tammes
+    sizes = zip(section.sizes, section.sweeps, strict=True)
+    cases: list[dict[str, Any]] = [{"n": n, "dim": section.dim, "steps": k, "seed": profile.seed} for n, k in sizes]
+    return [Recipe("id3.tammes", case, partial(_make_tammes, case)) for case in cases]
+
+
+def _make_tammes(case: dict[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
+    chance = largest_cosine(random_anchors(case["n"], case["dim"], case["seed"]))
+    began = time.perf_counter()
+    with memory_watched() as held:
+        found = largest_cosine(tammes(**case, sharpness=(10.0, 500.0), lr=0.1))
+    machine = {"seconds": time.perf_counter() - began, "threads": torch.get_num_threads(), "peak_memory": max(held)}
+    files.write_json(folder / TAMMES, case | {"max_cosine": found, "random": chance} | machine)
+
+
+@contextmanager
+def memory_watched(every: float = 0.05) -> Iterator[list[float]]:
+    """MiB that this process holds, looked at every so many seconds while the block runs."""
+    held, done = list[float](), Event()
+
+    def look() -> None:
+        while not done.is_set():
+            held.append(psutil.Process().memory_info().rss / 2**20)
+            done.wait(every)
+
+    watch = Thread(target=look)
+    watch.start()
+    try:
+        yield held
+    finally:
+        done.set()
+        watch.join()
+
+
+def load_tammes(profile: Profile, store: Store) -> list[dict[str, float]]:
+    """The results of ``tammes_recipes``. peak_memory: MiB, of the whole process; seconds: of that machine."""
+    return [json.loads((store.get(r) / TAMMES).read_text(encoding="utf-8")) for r in tammes_recipes(profile)]
+
+
+def set_recipe(profile: Profile, identities: int | None = None, samples: int | None = None, **changes: Any) -> Recipe:
+    """A labelled FaceSet of new people (Algorithm 3), by default as many as ``profile.generation`` says.
+
+    changes: fields of ``profile.id3_set``, for sets to compare with. Anchors are of all people together, so a set of
+    fewer identities is another set.
+    """
+    section, main = replace(profile.id3_set, **changes), profile.generation
+    n, each = (a if b is None else b for a, b in ((main.identities, identities), (main.samples, samples)))
+    config = as_config(section) | {"identities": n, "samples": each, "seed": main.seed}
+    upstream = (recipe(profile), idiff_face.training_contexts(profile), roles.recipe(profile, "val"))
+    return Recipe(
+        "id3.set", config, partial(_make_set, section, n, each, main.seed), upstream=(*upstream, *_white_box(profile))
+    )
+
+
+def conditions(
+    section: ID3Set, known: Tensor, table: pd.DataFrame, attributes: Attributes, n: int, samples: int, seed: int
+) -> tuple[Tensor, Tensor | None]:
+    """Contexts (n, samples, d) and encoded attributes (n, samples, a) of new people.
+
+    known: (N, d), training contexts; table: of images, whose attributes are drawn.
+    """
+    like = known if section.where == "people" else None
+    make = anchors if section.anchors == "tammes" else random_anchors
+    y = around(make(n, known.shape[1], seed, like), samples, section.bounds, seed, like)
+    if not section.attributes:
+        return y, None
+    told = empirical(table, attributes.names, n * samples, seed)
+    return y, attributes.encode(told, n * samples).unflatten(0, (n, samples))
+
+
+def how(section: ID3Set) -> dict[str, Any]:
+    """A profile's way of sampling as keyword arguments of ``generate``."""
+    return {name: getattr(section, name) for name in ("solver", "steps", "guidance", "temperature", "adjustment")}
+
+
+def _make_set(section: ID3Set, n: int, samples: int, seed: int, folder: Path, upstream: tuple[Path, ...]) -> None:
+    network, known, val, *white_box = upstream
+    model = load_model(network / MODEL, autoencoder.load_folders(white_box[1:]))
+    model = adjusted(model, _read_decoded(white_box), section.slope)
+    like, table = idiff_face.read_contexts(known), FaceSet.load(val).table
+    y, told = conditions(section, like, table, attributes_of(model), n, samples, seed)
+    generate_into(folder, model, y, samples, seed, attributes=told, **how(section))
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -128,14 +223,6 @@ def loss_of(section: ID3, codes: Tensor, conditions: Tensor, sight: Decoded | Di
         section.reconstruction,
         section.clip,
     )
-
-
-def encoded_twice(faces: FaceSet, names: tuple[str, ...]) -> tuple[Attributes, Tensor]:
-    """The attributes of all images, then of all mirror images."""
-    attributes = Attributes.fitted(faces.table, names)
-    values = {name: faces.table[name].to_numpy(np.float64) for name in names}
-    mirror = {name: -column if name in MIRRORED else column for name, column in values.items()}
-    return attributes, torch.cat([attributes.encode(told, len(faces)) for told in (values, mirror)])
 
 
 def _read_decoded(folders: list[Path]) -> Decoded:

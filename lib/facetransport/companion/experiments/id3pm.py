@@ -14,15 +14,14 @@ from torch import Tensor
 
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import autoencoder, idiff_face, recognisers, roles
+from facetransport.companion.experiments.attributes import encoded_twice
 from facetransport.companion.experiments.fitting import MODEL, fit, fit_denoiser, network_config
 from facetransport.companion.profiles import ID3PM, Profile, as_config
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.devices import device
 from facetransport.diffusion.adm import hybrid_loss
 from facetransport.diffusion.autoencoder import Autoencoder, PixelCode
-from facetransport.diffusion.conditions import Attributes
 from facetransport.diffusion.schedule import Schedule
-from facetransport.evaluation.readers import MIRRORED
 from facetransport.generation import Model, load_model
 from facetransport.papers.id3pm import (
     BlackBox,
@@ -126,11 +125,6 @@ def read_embeddings(folder: Path) -> Tensor:
     return load_file(folder / EMBEDDINGS)["embeddings"]
 
 
-def attributes_of(model: Model) -> Attributes:
-    """The second condition of a trained model."""
-    return Attributes(**{name: tuple(value) for name, value in model.metadata["attributes"].items()})
-
-
 # ------------------------------------------------------------------------------------------------------------- training
 
 
@@ -163,7 +157,7 @@ def _make(section: ID3PM, folder: Path, upstream: tuple[Path, ...]) -> None:
     people, data, *embedded = upstream
     latents = load_file(data / "data.safetensors")["latents"]
     views = [read_embeddings(path) for path in embedded]
-    attributes, encoded = _encoded(section, FaceSet.load(people))
+    attributes, encoded = encoded_twice(FaceSet.load(people), section.attributes)
     conditions = torch.cat([views[0], *[v.repeat(2, 1) for v in views[1:]], encoded], dim=1)
     dim, shape = views[0].shape[1], latents.shape[1:]
     config = network_config(section, shape, dim, attributes=attributes.size, null_projected=True)
@@ -173,14 +167,6 @@ def _make(section: ID3PM, folder: Path, upstream: tuple[Path, ...]) -> None:
     trained = hybrid_loss(z, y, schedule, drop) if published else loss(z, y, drop, schedule, section.prediction)
     facts: dict[str, Any] = {"data": data.name, "attributes": vars(attributes)}
     fit_denoiser(section, config, trained, len(latents), folder, **facts)
-
-
-def _encoded(section: ID3PM, faces: FaceSet) -> tuple[Attributes, Tensor]:
-    """The attributes of all images, then of all mirror images."""
-    attributes = Attributes.fitted(faces.table, section.attributes)
-    values = {name: faces.table[name].to_numpy(np.float64) for name in section.attributes}
-    mirror = {name: -column if name in MIRRORED else column for name, column in values.items()}
-    return attributes, torch.cat([attributes.encode(told, len(faces)) for told in (values, mirror)])
 
 
 def _make_regression(config: dict[str, float], folder: Path, upstream: tuple[Path, ...]) -> None:

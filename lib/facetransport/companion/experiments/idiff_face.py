@@ -103,16 +103,17 @@ def training_contexts(profile: Profile) -> Recipe:
 
 def load_training_contexts(profile: Profile, store: Store) -> np.ndarray:
     """float32 (N, d), unit norm: the context of each image of the ``generator`` people, in their FaceSet's order."""
-    return _read_contexts(store.get(training_contexts(profile))).numpy()
+    return read_contexts(store.get(training_contexts(profile))).numpy()
 
 
 def load_plda(profile: Profile, store: Store) -> Plda:
     """How contexts vary: in all over the training contexts, within a person over the photographs of ``val`` people."""
-    known, reference = _read_contexts(store.get(training_contexts(profile))), recognisers.load_reference(profile, store)
+    known, reference = read_contexts(store.get(training_contexts(profile))), recognisers.load_reference(profile, store)
     return fit_plda(known, reference, roles.load(profile, "val", store))
 
 
-def _read_contexts(folder: Path) -> Tensor:
+def read_contexts(folder: Path) -> Tensor:
+    """float32 (n, ..., d), unit norm, of a finished artefact."""
     return F.normalize(read_model(folder / CONTEXTS)[0]["contexts"].float(), dim=-1)
 
 
@@ -182,7 +183,7 @@ def load_contexts(profile: Profile, store: Store, kind: str, n: int | None = Non
     """
     recipe = contexts_recipe(profile, kind)
     _require_contexts(profile, kind, n)
-    return _read_contexts(store.get(recipe))[:n]
+    return read_contexts(store.get(recipe))[:n]
 
 
 def _require_contexts(profile: Profile, kind: str, n: int | None) -> None:
@@ -204,7 +205,7 @@ def _uniform(profile: Profile, n: int, seed: int) -> Source:
 
 def _matched(profile: Profile, n: int, seed: int) -> Source:
     upstream = (training_contexts(profile),)
-    return {"n": n, "seed": seed}, upstream, lambda folders: matched_contexts(n, seed, _read_contexts(folders[0]))
+    return {"n": n, "seed": seed}, upstream, lambda folders: matched_contexts(n, seed, read_contexts(folders[0]))
 
 
 def _plda(profile: Profile, n: int, seed: int) -> Source:
@@ -213,9 +214,7 @@ def _plda(profile: Profile, n: int, seed: int) -> Source:
 
     def draw(folders: tuple[Path, ...]) -> Tensor:
         reference = recognisers.read(folders[2])
-        return plda_contexts(
-            n, samples, seed, fit_plda(_read_contexts(folders[0]), reference, FaceSet.load(folders[1]))
-        )
+        return plda_contexts(n, samples, seed, fit_plda(read_contexts(folders[0]), reference, FaceSet.load(folders[1])))
 
     return {"n": n, "samples": samples, "seed": seed}, upstream, draw
 
@@ -305,7 +304,7 @@ def _require_set(section: IDiffFace, config: dict[str, Any]) -> None:
 
 def _make_set(config: dict[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
     network, drawn, *code = upstream
-    contexts = _read_contexts(drawn)[: config["identities"]]
+    contexts = read_contexts(drawn)[: config["identities"]]
     contexts = contexts[:, : config["samples"]] if contexts.ndim == 3 else contexts
     settings = {name: config[name] for name in ("samples", "seed", "solver", "steps", "guidance")}
     settings["temperature"] = config.get("temperature", 1.0)
