@@ -91,8 +91,10 @@ def test_a_walk_draws_each_step_from_one_noise(smoke: Profile, smoke_store: Stor
     faces, read = directions.walked(model, path, readers.load(smoke, smoke_store), sampling, 0)
     assert len(faces) == len(read) == 6 and faces.identity.tolist() == [0, 0, 0, 1, 1, 1]
     assert np.array_equal(faces.images[0], faces.images[1]) and not np.array_equal(faces.images[0], faces.images[2])
-    changed = directions.effects(read, 3, ["age"], pd.Series({"age": 2.0}))
-    by_hand = (read["age"].iloc[[2, 5]].to_numpy() - read["age"].iloc[[0, 3]].to_numpy()).mean() / 2
-    assert changed["age"] == pytest.approx(by_hand)
+    changed = directions.changes(read, 3, ["age", "yaw"], pd.Series({"age": 2.0, "yaw": 4.0}))
+    by_hand = {n: read[n].iloc[[2, 5]].to_numpy() - read[n].iloc[[0, 3]].to_numpy() for n in ("age", "yaw")}
+    assert directions.effect(changed, "age", 10).value == pytest.approx(by_hand["age"].mean() / 2)
+    leaked = directions.leak(changed, "age", 10)
+    assert leaked.value == pytest.approx(abs(by_hand["yaw"].mean()) / 4) and leaked.low <= leaked.value <= leaked.high
     with pytest.raises(ValueError, match="direction: expected one of"):
         ways.walk(y, "wealth", [1.0])

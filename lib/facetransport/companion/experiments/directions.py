@@ -14,6 +14,7 @@ from facetransport.companion.experiments import roles
 from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet, concatenate
 from facetransport.evaluation.readers import AttributeReader
+from facetransport.evaluation.statistics import Estimate, bootstrap, weighted_mean
 from facetransport.generation import Model
 from facetransport.papers.id3pm import invert
 from facetransport.recognition.directions import logistic, orthogonalised, ridge, walk
@@ -91,8 +92,23 @@ def walked(
     return faces, reader.read(faces)
 
 
-def effects(read: pd.DataFrame, steps: int, names: Sequence[str], deviation: pd.Series) -> pd.Series:
-    """Mean change from the first step to the last of each attribute, in its deviations over people."""
-    first, last = read.iloc[::steps], read.iloc[steps - 1 :: steps]
-    change = last[list(names)].to_numpy() - first[list(names)].to_numpy()
-    return pd.Series(change.mean(0) / deviation[list(names)].to_numpy(), index=list(names))
+def changes(read: pd.DataFrame, steps: int, names: Sequence[str], deviation: pd.Series) -> pd.DataFrame:
+    """How each attribute changes from the first step to the last, in its deviations over people: one row a person."""
+    first, last = read[list(names)].to_numpy()[::steps], read[list(names)].to_numpy()[steps - 1 :: steps]
+    return pd.DataFrame((last - first) / deviation[list(names)].to_numpy(), columns=list(names))
+
+
+def effect(changed: pd.DataFrame, name: str, resamples: int) -> Estimate:
+    """Mean change of the attribute that a direction is named after, with an interval over people."""
+    own = changed[name].to_numpy()
+    return bootstrap(weighted_mean(own, np.arange(len(own))), len(own), resamples, count=len(own))
+
+
+def leak(changed: pd.DataFrame, name: str, resamples: int) -> Estimate:
+    """Mean size, over all other attributes, of their mean change, with an interval over people."""
+    others = changed.drop(columns=name).to_numpy()
+
+    def size(weights: np.ndarray) -> np.ndarray:
+        return np.abs(weights @ others / weights.sum(1, keepdims=True)).mean(1)
+
+    return bootstrap(size, len(others), resamples, count=len(others))
