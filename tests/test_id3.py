@@ -25,6 +25,7 @@ from facetransport.diffusion.schedule import Schedule, add_noise
 from facetransport.generation import Model, generate, generate_into
 from facetransport.papers import id3
 from facetransport.papers.id3 import Adjustment, Decoded, around, coefficient
+from facetransport.recognition.plda import Plda, leading_axes
 from facetransport.recognition.tammes import largest_cosine
 from facetransport.training import TrainingConfig, train
 
@@ -255,15 +256,21 @@ def test_people_stand_at_their_cosines_around_the_anchors() -> None:
 
 
 def test_anchors_are_apart_and_may_live_where_people_are() -> None:
-    like = torch.randn(500, 16) * torch.linspace(0.05, 1, 16) + 0.2
-    like = F.normalize(like, dim=1)
+    known = F.normalize(torch.randn(500, 16) * torch.linspace(0.05, 1, 16) + 0.2, dim=1).double()
+    total = torch.cov(known.T)
+    like = Plda(known.mean(0), total, total.flip(0, 1))  # within people as between others
     sphere, there = id3.anchors(17, 16, 0), id3.anchors(300, 16, 0, like=like, steps=30)
     assert largest_cosine(sphere) == pytest.approx(-1 / 16, abs=0.02)
     torch.testing.assert_close(there.norm(dim=1), torch.ones(300))
-    torch.testing.assert_close(torch.cov(there.T).diag(), torch.cov(like.T).diag(), atol=0.02, rtol=0.4)
+    axes = leading_axes(like.between)
+    assert 4 < len(axes) < 16 and largest_cosine(there) < 0.9 * largest_cosine(id3.random_anchors(300, 16, 0, like))
+    torch.testing.assert_close(there @ axes.T @ axes, there, atol=1e-5, rtol=0)  # nowhere else
+    torch.testing.assert_close(
+        axes @ total.float() @ axes.T, torch.linalg.eigvalsh(total)[-len(axes) :].diag().float(), atol=1e-4, rtol=0
+    )
     y = around(there, 40, (0.7, 0.9), 0, like)
     away = F.normalize(y - (y * there[:, None]).sum(2, keepdim=True) * there[:, None], dim=2).flatten(0, 1)
-    assert away.var(0)[-1] > 5 * away.var(0)[0]  # as people vary
+    assert away.var(0)[0] > 5 * away.var(0)[-1]  # as images of one vary
     cosines = (y * there[:, None]).sum(2)
     assert cosines.min() >= 0.7 - 1e-5 and cosines.max() <= 0.9 + 1e-5
 

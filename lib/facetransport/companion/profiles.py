@@ -192,6 +192,7 @@ class ID3(Denoising):
     identity_weight: NonNegativeFloat  # before the inner product; 1 as published
     identity_rows: Count  # of a batch that have one
     sight: Literal["decoded", "distilled"]  # f of the decoded estimate, as published, or a reader of codes
+    sight_steps: Count  # of training the reader of codes
     reconstruction: Literal["first", "every"]
     clip: Positive | None  # of its weight at every t; none where the network computes v
 
@@ -214,7 +215,7 @@ class ID3Set:
     adjustment: NonNegativeFloat  # 1 as published, 0 the original score
     slope: Literal["exact", "stopped", "unit"]  # of the estimate
     anchors: Literal["tammes", "random"]
-    where: Literal["sphere", "people"]  # as published, or with the covariance of the training contexts
+    where: Literal["sphere", "people", "plda"]  # as published; as contexts vary; as they do between and within people
     bounds: tuple[float, float]  # lb, ub
     attributes: bool  # told, by the joint law of `val` people's
 

@@ -30,7 +30,7 @@ from facetransport.diffusion.guidance import Denoiser, Guided, with_variance
 from facetransport.diffusion.ldm import LDM, LDMConfig
 from facetransport.diffusion.sampling import sample_seeds
 from facetransport.diffusion.schedule import Schedule, abar_on, clean
-from facetransport.recognition.plda import root
+from facetransport.recognition.plda import Plda, leading_axes, root
 from facetransport.recognition.recogniser import is_white_box
 from facetransport.recognition.tammes import tammes
 from facetransport.training import Loss
@@ -193,28 +193,27 @@ class Adjusted(Guided):
 # ------------------------------------------------------------------------------------------ sets of people, Algorithm 3
 
 
-def anchors(n: int, dim: int, seed: int, like: Tensor | None = None, steps: int = 200, lr: float = 0.1) -> Tensor:
+def anchors(n: int, dim: int, seed: int, like: Plda | None = None, steps: int = 200, lr: float = 0.1) -> Tensor:
     """w_i, float32 (n, dim), unit norm: one for each identity, as far apart as can be (`recognition.tammes`).
 
-    like: (N, dim), ours: the same points with the mean and covariance of known contexts, where people are; a recogniser
-    leaves most directions of its sphere empty.
+    like, ours: on the sphere of the directions that people differ in (`plda.leading_axes`); a recogniser leaves most
+    directions of its own sphere empty.
     """
-    apart = tammes(n, dim, seed, steps, (10.0, 500.0), lr)
-    return apart if like is None else _as(apart, like)
+    axes = torch.eye(dim) if like is None else leading_axes(like.between)
+    return tammes(n, len(axes), seed, steps, (10.0, 500.0), lr) @ axes
 
 
-def random_anchors(n: int, dim: int, seed: int, like: Tensor | None = None) -> Tensor:
+def random_anchors(n: int, dim: int, seed: int, like: Plda | None = None) -> Tensor:
     """The ablation "random": anchors where ``anchors`` begins, nobody pushed apart."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = F.normalize(torch.randn(n, dim, generator=generator), dim=1)
-    return drawn if like is None else _as(drawn, like)
+    axes = torch.eye(dim) if like is None else leading_axes(like.between)
+    return F.normalize(torch.randn(n, len(axes), generator=torch.Generator().manual_seed(seed)), dim=1) @ axes
 
 
-def around(anchors: Tensor, samples: int, bounds: tuple[float, float], seed: int, like: Tensor | None = None) -> Tensor:
+def around(anchors: Tensor, samples: int, bounds: tuple[float, float], seed: int, like: Plda | None = None) -> Tensor:
     """y_ij = v_ij w_i + sqrt(1 - v_ij^2) u_ij, v_ij ~ U[lb, ub]: float32 (n, samples, dim), unit norm.
 
-    So y_ij has the cosine v_ij with its anchor w_i. u_ij: uniform among unit vectors orthogonal to it; with ``like``
-    (N, dim), ours, with the covariance of known contexts there. Row i depends on (seed, i) and its anchor only.
+    So y_ij has the cosine v_ij with its anchor w_i. u_ij: uniform among unit vectors orthogonal to it; with ``like``,
+    ours, with the covariance within a person there. Row i depends on (seed, i) and its anchor only.
     """
     low, high = bounds
     if not -1 <= low <= high <= 1:
@@ -223,15 +222,9 @@ def around(anchors: Tensor, samples: int, bounds: tuple[float, float], seed: int
     v = torch.from_numpy(np.stack([r.uniform(low, high, (samples, 1)) for r in drawn]))
     u = torch.from_numpy(np.stack([r.standard_normal((samples, anchors.shape[1])) for r in drawn]))
     w = anchors[:, None].double()
-    u = u if like is None else u @ root(torch.cov(like.double().T))
+    u = u if like is None else u @ root(like.within)
     u = F.normalize(u - (u * w).sum(2, keepdim=True) * w, dim=2)
     return F.normalize(v * w + (1 - v.square()).sqrt() * u, dim=2).float()
-
-
-def _as(points: Tensor, like: Tensor) -> Tensor:
-    """Unit vectors (n, d) -> the same with mean and covariance of like (N, d), unit norm."""
-    white = points.double() * points.shape[1] ** 0.5
-    return F.normalize(white @ root(torch.cov(like.double().T)) + like.double().mean(0), dim=1).float()
 
 
 def empirical(table: pd.DataFrame, names: Sequence[str], images: int, seed: int) -> dict[str, np.ndarray]:

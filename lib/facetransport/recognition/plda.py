@@ -77,3 +77,16 @@ def root(covariance: Tensor) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def leading_axes(covariance: Tensor) -> Tensor:
+    """The leading principal axes, float32 (k, d), as many as are in effect: k = (sum l)^2 / sum l^2 of the eigenvalues.
+
+    The largest component of each is positive: the sign that a solver gives is rounding's.
+    """
+    values, axes = torch.linalg.eigh(covariance)
+    values = values.clamp(min=0)
+    k = max(2, round(float(values.sum() ** 2 / values.square().sum())))
+    kept = axes[:, -k:].T
+    largest = kept.gather(1, kept.abs().argmax(1, keepdim=True))
+    return (kept * largest.sign()).float()

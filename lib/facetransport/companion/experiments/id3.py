@@ -31,6 +31,8 @@ from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.sight import Distilled, distilling_loss
 from facetransport.generation import Model, generate_into, load_model
 from facetransport.papers.id3 import Adjustment, Decoded, anchors, around, empirical, loss, random_anchors
+from facetransport.papers.idiff_face import fit_plda
+from facetransport.recognition.plda import Plda
 from facetransport.recognition.tammes import largest_cosine, tammes
 from facetransport.tensors import read_model, seeded
 from facetransport.training import TrainingConfig, resident
@@ -52,8 +54,8 @@ def recipe(profile: Profile, **changes: Any) -> Recipe:
 def sight_recipe(profile: Profile) -> Recipe:
     """The cheap sight: trained on codes and their contexts."""
     section = profile.id3
-    half = {"steps": (section.steps + 1) // 2, "batch": (section.batch + 1) // 2}
-    config = SIGHT | half | {"lr": 2 * section.lr, "seed": section.seed}
+    how_long = {"steps": section.sight_steps, "batch": (section.batch + 1) // 2, "lr": 2 * section.lr}
+    config = SIGHT | how_long | {"seed": section.seed}
     upstream = (idiff_face.training_data(profile),)
     return Recipe("id3.sight", config, partial(_make_sight, config), upstream=upstream, collective=True)
 
@@ -151,19 +153,24 @@ def set_recipe(profile: Profile, identities: int | None = None, samples: int | N
 
 
 def conditions(
-    section: ID3Set, known: Tensor, table: pd.DataFrame, attributes: Attributes, n: int, samples: int, seed: int
+    section: ID3Set, like: Plda, table: pd.DataFrame, attributes: Attributes, n: int, samples: int, seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """Contexts (n, samples, d) and encoded attributes (n, samples, a) of new people.
 
-    known: (N, d), training contexts; table: of images, whose attributes are drawn.
+    like: of training contexts; table: of images, whose attributes are drawn.
     """
-    like = known if section.where == "people" else None
-    make = anchors if section.anchors == "tammes" else random_anchors
-    y = around(make(n, known.shape[1], seed, like), samples, section.bounds, seed, like)
+    spread, make = spread_of(section.where, like), anchors if section.anchors == "tammes" else random_anchors
+    y = around(make(n, len(like.mean), seed, spread), samples, section.bounds, seed, spread)
     if not section.attributes:
         return y, None
     told = empirical(table, attributes.names, n * samples, seed)
     return y, attributes.encode(told, n * samples).unflatten(0, (n, samples))
+
+
+def spread_of(where: str, like: Plda) -> Plda | None:
+    """How anchors and contexts around them spread: "people" does not tell variation within a person from between."""
+    total = like.between + like.within
+    return {"sphere": None, "people": Plda(like.mean, total, total), "plda": like}[where]
 
 
 def how(section: ID3Set) -> dict[str, Any]:
@@ -175,8 +182,9 @@ def _make_set(section: ID3Set, n: int, samples: int, seed: int, folder: Path, up
     network, known, val, *white_box = upstream
     model = load_model(network / MODEL, autoencoder.load_folders(white_box[1:]))
     model = adjusted(model, _read_decoded(white_box), section.slope)
-    like, table = idiff_face.read_contexts(known), FaceSet.load(val).table
-    y, told = conditions(section, like, table, attributes_of(model), n, samples, seed)
+    faces = FaceSet.load(val)
+    like = fit_plda(idiff_face.read_contexts(known), recognisers.read(white_box[0]), faces)
+    y, told = conditions(section, like, faces.table, attributes_of(model), n, samples, seed)
     generate_into(folder, model, y, samples, seed, attributes=told, **how(section))
 
 
