@@ -385,3 +385,41 @@ def test_conditions_are_dropped_apart(data: tuple[Tensor, Tensor, Linear]) -> No
     dropping = partial(drop_apart, dim=3, embedding=0.0, together=1.0, each=0.0)
     kept = dropping(data[1], torch.Generator().manual_seed(0))
     assert torch.equal(kept[:, :3], data[1][:, :3]) and not kept[:, 3:].any()
+
+
+# ------------------------------------------------------------------------------------------------- sets, as profiles ask
+
+
+def test_sets_differ_by_what_is_asked(smoke: Profile) -> None:
+    changes = [{}, {"anchors": "random"}, {"attributes": False}, {"adjustment": 0.0}, {"bounds": (0.5, 0.7)}]
+    keys = {experiment.set_recipe(smoke, **change).key for change in changes}  # type: ignore[arg-type]
+    assert len(keys) == len(changes)
+    assert experiment.set_recipe(smoke, 3).key != experiment.set_recipe(smoke, 4).key
+
+
+def test_a_set_is_people_around_their_anchors(smoke: Profile, smoke_store: Store) -> None:
+    from facetransport.data.faceset import FaceSet
+
+    faces = FaceSet.load(smoke_store.get(experiment.set_recipe(smoke, 3, 2)))
+    assert len(faces) == 6 and faces.identity.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("where", ["sphere", "people", "plda"])
+def test_contexts_stand_where_they_are_asked(smoke: Profile, smoke_store: Store, model: Model, where: str) -> None:
+    from facetransport.companion.experiments import idiff_face
+
+    like, table = idiff_face.load_plda(smoke, smoke_store), pd.DataFrame({n: [0.0, 1.0] for n in id3.ATTRIBUTES})
+    section = replace(smoke.id3_set, where=where)
+    y, told = experiment.conditions(section, like, table, attributes_of(model), 4, 3, 0)
+    assert y.shape == (4, 3, model.context_dim) and told is not None and told.shape == (4, 3, 8)
+    anchor = id3.anchors(4, model.context_dim, 0, experiment.spread_of(where, like))
+    cosines = (y * anchor[:, None]).sum(2)
+    assert cosines.min() >= section.bounds[0] - 1e-4 and cosines.max() <= section.bounds[1] + 1e-4
+    untold = experiment.conditions(replace(section, attributes=False), like, table, attributes_of(model), 4, 3, 0)
+    assert untold[1] is None and torch.equal(untold[0], y)
+
+
+def test_how_far_apart_points_can_be_is_kept_with_what_it_took(smoke: Profile, smoke_store: Store) -> None:
+    found = experiment.load_tammes(smoke, smoke_store)
+    assert [f["n"] for f in found] == list(smoke.tammes.sizes)
+    assert all(f["max_cosine"] < f["random"] and f["peak_memory"] > 10 and f["seconds"] > 0 for f in found)
