@@ -387,7 +387,7 @@ def test_conditions_are_dropped_apart(data: tuple[Tensor, Tensor, Linear]) -> No
     assert torch.equal(kept[:, :3], data[1][:, :3]) and not kept[:, 3:].any()
 
 
-# ------------------------------------------------------------------------------------------------- sets, as profiles ask
+# ------------------------------------------------------------------------------------------------ sets, as profiles ask
 
 
 def test_sets_differ_by_what_is_asked(smoke: Profile) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from facetransport.companion.artifacts import Recipe
-from facetransport.companion.experiments import recognisers, roles
+from facetransport.companion.experiments import id3, recognisers, roles
 from facetransport.companion.experiments.idiff_face import dataset_recipe
 from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
@@ -44,6 +44,15 @@ def _make(section: RecogniserTraining, settings: Mapping[str, Any], folder: Path
     benchmark.train_and_test(faces, *how, val, {"rendered": rendered, "orl": orl}, folder=folder, **settings)
 
 
+ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, Table 2 of its paper
+    "": {},
+    "_bounds": {"bounds": (0.5, 0.7)},
+    "_random": {"anchors": "random"},
+    "_no_attributes": {"attributes": False},
+    "_original_score": {"adjustment": 0.0},
+}
+
+
 def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     """Row of the main table (paper, Table 4) -> the set that is trained on, and the augmentation."""
     n, authentic = profile.generation.identities, roles.recipe(profile, "authentic")
@@ -62,6 +71,8 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
         "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
         "fast_solver": (fast, "randaugment"),
         "published_solver": (slow, "randaugment"),
+        "published_flip": (dataset_recipe(profile, "uniform", cpd=0.25, guidance=1.0, temperature=1.0), "flip"),
+        **{f"id3{end}_flip": (id3.set_recipe(profile, **change), "flip") for end, change in ABLATIONS.items()},
     }
 
 
@@ -72,7 +83,7 @@ def recognition_run(profile: Profile, row: str, seed: int) -> Recipe:
         raise ValueError(f"row: expected one of {', '.join(rows)}; got {row!r}")
     faces, augmentation = rows[row]
     lr = profile.synthetic_recognition.training.lr
-    return run_recipe(profile, faces, f"idiff_face.{row}", augmentation, lr, seed)
+    return run_recipe(profile, faces, row if row.startswith("id3") else f"idiff_face.{row}", augmentation, lr, seed)
 
 
 def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
