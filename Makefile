@@ -44,7 +44,8 @@ $(STAMPS)/%.stamp: notebooks/%.ipynb $(LIBRARY) $(SETTINGS) requirements.lock | 
 	OMP_NUM_THREADS=$(THREADS) $(PY) -m facetransport execute $< --profile $(PROFILE)
 	@touch $@
 
-# The start page reads what the others measured.
+# The scorecard and the start page read what the others measured.
+$(STAMPS)/11_scorecard.stamp: $(filter-out $(STAMPS)/00_start_here.stamp $(STAMPS)/11_scorecard.stamp,$(EXECUTED))
 $(STAMPS)/00_start_here.stamp: $(filter-out $(STAMPS)/00_start_here.stamp,$(EXECUTED))
 
 train: known-profile $(READY)

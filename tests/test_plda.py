@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from facetransport.recognition.plda import Plda, root, within_covariance
+from facetransport.recognition.plda import Plda, leading_axes, root, within_covariance
 from facetransport.recognition.recogniser import enrol
 
 DIM = 6
@@ -87,3 +87,14 @@ def test_refusals() -> None:
         PLDA.enrol(unit(3), np.arange(2))
     with pytest.raises(ValueError, match="row 1 holds NaN"):
         PLDA.enrol(np.array([[1.0] + [0] * 5, [np.nan] * 6], np.float32), np.arange(2))
+
+
+def test_leading_axes_are_those_in_effect_and_have_a_sign() -> None:
+    basis, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    values = torch.tensor([1.0, 1.0, 1.0, 0.01, 0.01, 0.01], dtype=torch.float64)  # three in effect
+    covariance = (basis * values) @ basis.T
+    axes = leading_axes(covariance)
+    assert axes.shape == (3, 6) and axes.dtype == torch.float32
+    torch.testing.assert_close(axes @ axes.T, torch.eye(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close((axes @ basis.float()[:, 3:]).abs().max(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert (axes.gather(1, axes.abs().argmax(1, keepdim=True)) > 0).all()
