@@ -214,6 +214,7 @@ class ID3Set:
     temperature: Temperature
     adjustment: NonNegativeFloat  # 1 as published, 0 the original score
     slope: Literal["exact", "stopped", "unit"]  # of the estimate
+    sight: Literal["decoded", "distilled"]  # as in `ID3`, of sets; single images are always looked at decoded
     anchors: Literal["tammes", "random"]
     where: Literal["sphere", "people", "plda"]  # as published; as contexts vary; as they do between and within people
     bounds: tuple[float, float]  # lb, ub

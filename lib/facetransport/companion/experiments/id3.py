@@ -70,11 +70,11 @@ def _white_box(profile: Profile) -> list[Recipe]:
 
 
 def load(profile: Profile, store: Store, **changes: Any) -> Model:
-    """The model of a profile: shipped, cached, or trained now. It is adjusted by the published sight, whatever it was
-    trained with. Arguments as for ``recipe``."""
+    """The model of a profile: shipped, cached, or trained now. It is adjusted as published: by the decoded image and
+    the exact gradient. Arguments as for ``recipe``."""
     path = store.get(recipe(profile, **changes)) / MODEL
     model = load_model(path, autoencoder.load_autoencoder(profile, store))
-    return adjusted(model, load_sight(profile, store), profile.id3_set.slope)
+    return adjusted(model, load_sight(profile, store))
 
 
 def adjusted(model: Model, sight: Decoded | Distilled, slope: Slope = "exact") -> Model:
@@ -146,10 +146,10 @@ def set_recipe(profile: Profile, identities: int | None = None, samples: int | N
     section, main = replace(profile.id3_set, **changes), profile.generation
     n, each = (a if b is None else b for a, b in ((main.identities, identities), (main.samples, samples)))
     config = as_config(section) | {"identities": n, "samples": each, "seed": main.seed}
-    upstream = (recipe(profile), idiff_face.training_contexts(profile), roles.recipe(profile, "val"))
-    return Recipe(
-        "id3.set", config, partial(_make_set, section, n, each, main.seed), upstream=(*upstream, *_white_box(profile))
-    )
+    made_of = [recipe(profile), idiff_face.training_contexts(profile), roles.recipe(profile, "val")]
+    made_of += [sight_recipe(profile)] * (section.sight == "distilled")
+    make = partial(_make_set, section, n, each, main.seed)
+    return Recipe("id3.set", config, make, upstream=(*made_of, *_white_box(profile)))
 
 
 def conditions(
@@ -179,9 +179,10 @@ def how(section: ID3Set) -> dict[str, Any]:
 
 
 def _make_set(section: ID3Set, n: int, samples: int, seed: int, folder: Path, upstream: tuple[Path, ...]) -> None:
-    network, known, val, *white_box = upstream
-    model = load_model(network / MODEL, autoencoder.load_folders(white_box[1:]))
-    model = adjusted(model, _read_decoded(white_box), section.slope)
+    network, known, val, *rest = upstream
+    distilled, white_box = (rest[:1], rest[1:]) if section.sight == "distilled" else ([], rest)
+    sight = _read_distilled(*distilled) if distilled else _read_decoded(white_box)
+    model = adjusted(load_model(network / MODEL, autoencoder.load_folders(white_box[1:])), sight, section.slope)
     faces = FaceSet.load(val)
     like = fit_plda(idiff_face.read_contexts(known), recognisers.read(white_box[0]), faces)
     y, told = conditions(section, like, faces.table, attributes_of(model), n, samples, seed)
