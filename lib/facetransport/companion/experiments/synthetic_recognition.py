@@ -44,9 +44,8 @@ def _make(section: RecogniserTraining, settings: Mapping[str, Any], folder: Path
     benchmark.train_and_test(faces, *how, val, {"rendered": rendered, "orl": orl}, folder=folder, **settings)
 
 
-ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, Table 2 of its paper
+ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, Table 2 of its paper; its bounds: notebook 05
     "": {},
-    "_bounds": {"bounds": (0.5, 0.7)},
     "_random": {"anchors": "random"},
     "_no_attributes": {"attributes": False},
     "_original_score": {"adjustment": 0.0},
