@@ -44,10 +44,9 @@ def _make(section: RecogniserTraining, settings: Mapping[str, Any], folder: Path
     benchmark.train_and_test(faces, *how, val, {"rendered": rendered, "orl": orl}, folder=folder, **settings)
 
 
-ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, Table 2 of its paper; its bounds: notebook 05
+ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, from Table 2 of its paper
     "": {},
     "_random": {"anchors": "random"},
-    "_no_attributes": {"attributes": False},
     "_original_score": {"adjustment": 0.0},
 }
 
