@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import id3pm as experiment
-from facetransport.companion.experiments.attributes import attributes_of
+from facetransport.companion.experiments.attributes import attributes_of, encoded_twice
 from facetransport.companion.profiles import Profile
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.conditions import Attributes, drop_apart
@@ -197,7 +197,7 @@ def test_mirror_images_turn_the_other_way(smoke: Profile, smoke_store: Store) ->
     from facetransport.companion.experiments import roles
 
     faces = roles.load(smoke, "generator", smoke_store)
-    attributes, encoded = experiment._encoded(smoke.id3pm, faces)
+    attributes, encoded = encoded_twice(faces, smoke.id3pm.attributes)
     yaw = 2 * attributes.names.index("yaw") + 1
     there, back = encoded[: len(faces), yaw], encoded[len(faces) :, yaw]
     turn = faces.table["yaw"].to_numpy()

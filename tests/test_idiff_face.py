@@ -222,7 +222,7 @@ def test_a_smaller_set_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
 
 def test_a_model_that_travelled_to_another_process_draws_the_same() -> None:
     settings = {"samples_per_identity": 2, "seed": 5, "solver": "ddim", "steps": 2}
-    part = (4, idiff_face.uniform_contexts(2, 8, seed=0).numpy())
+    part = (4, [idiff_face.uniform_contexts(2, 8, seed=0).numpy()])
     here = partial(generation._generate_part, untrained_model(), settings)
     there = pickle.loads(pickle.dumps(here))
     assert np.array_equal(here(part).images, there(part).images)
