@@ -18,6 +18,7 @@ from PIL import Image
 from facetransport.companion import artifacts, cli, experiments, profiles, results
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import Profile
+from facetransport.data import shards
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion.unet import UNet, UNetConfig
 from test_official import ldm_shapes
@@ -225,6 +226,36 @@ def test_retrain_forgets_the_cached_network(small: Path, capsys: Out) -> None:
     assert capsys.readouterr().out.count("to build") == 2
 
 
+def test_jobs_draw_shards_and_a_call_without_one_joins_them(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    parts = [range(i, i + 2) for i in range(0, 10, 2)]
+
+    def images(part: range) -> FaceSet:
+        return FaceSet(np.full((2, 4, 4, 3), part[0], np.uint8), pd.DataFrame({"identity": list(part)}))
+
+    def dataset(profile: Profile, kind: str, share: tuple[int, int] | None = None, **_: object) -> Recipe:
+        def make(folder: Path, upstream: tuple[Path, ...]) -> None:
+            shards.build(folder, parts, [2] * 5, images, 1, share=share or (0, 1))
+
+        return Recipe("tiny.set", {"kind": kind}, make)
+
+    monkeypatch.setattr("facetransport.companion.experiments.idiff_face.dataset_recipe", dataset)
+    generate = ["generate", "plda", "--profile", "smoke"]
+    for job in ("3/3", "1/3"):
+        assert cli.main([*generate, "--shard", job]) == 0
+        assert f"shard {job.replace('/', ' of ')} is done" in capsys.readouterr().out
+    written = {path.stem for path in small.glob("cache/tiny.set/*.partial/shard-*.npy")}
+    assert written == {f"shard-{i:06d}" for i in (0, 2, 3)}
+    assert cli.main(generate) == 0  # draws what no job did
+    faces = FaceSet.load(Path(capsys.readouterr().out.strip()))
+    assert faces.identity.tolist() == list(range(10))
+    for wrong in ("0/3", "4/3", "two"):
+        with pytest.raises(SystemExit):
+            cli.main([*generate, "--shard", wrong])
+        assert f"expected I/N with 1 <= I <= N, such as 2/8, got '{wrong}'" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------------------------- cache
 
 
@@ -316,6 +347,9 @@ def test_execute_runs_a_notebook_at_the_profile(small: Path, run: Execute) -> No
     assert [output.text for output in book.cells[-1].outputs] == [f"smoke smoke {path.parent}\n"]
     assert set(book.metadata) == {"kernelspec"}, "timings and paths would change with every run"
     assert all(set(cell.metadata) <= {"tags"} for cell in book.cells)
+    took = json.loads((small / "figures" / "smoke" / "speed" / "cells" / "01_test.json").read_text())
+    assert set(took) == {cell.id for cell in nbformat.read(path, as_version=4).cells} | {cli.INJECTED_TAG}
+    assert all(0 <= seconds < 60 for seconds in took.values())
 
 
 def test_the_same_run_is_the_same_copy(small: Path, run: Execute) -> None:

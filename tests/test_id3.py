@@ -349,7 +349,7 @@ def test_generation_takes_attributes_and_the_adjustment_into_shards(model: Model
     how = {"solver": "ddim", "steps": 2, "attributes": told, "adjustment": 5.0}
     made = generate_into(folder, model, y, 2, 0, workers=1, **how)  # type: ignore[arg-type]
     direct = generate(model, y, 2, 0, **how)  # type: ignore[arg-type]
-    assert np.abs(made.images.astype(int) - direct.images).max() <= 1
+    assert made is not None and np.abs(made.images.astype(int) - direct.images).max() <= 1
     with pytest.raises(ValueError, match=r"begun with adjustment 5\.0, now 6\.0"):
         generate_into(folder, model, y, 2, 0, workers=1, **{**how, "adjustment": 6.0})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="adjustment: this model has none"):

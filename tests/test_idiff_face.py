@@ -199,7 +199,23 @@ def untrained_model() -> Model:
 
 def make(folder: Path, identities: int, samples: int = 3, workers: int = 1, seed: int = 5) -> FaceSet:
     contexts = idiff_face.uniform_contexts(identities, 8, seed=0)
-    return generation.generate_into(folder, untrained_model(), contexts, samples, seed, "ddim", 3, 1.0, workers)
+    made = generation.generate_into(folder, untrained_model(), contexts, samples, seed, "ddim", 3, 1.0, workers)
+    assert made is not None
+    return made
+
+
+def test_jobs_draw_shares_of_one_set_and_the_last_joins_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "CHUNK", 7)  # two identities a shard
+    whole, contexts = make(tmp_path / "whole", 9), idiff_face.uniform_contexts(9, 8, seed=0)
+    for jobs in (2, 3, 8):
+        folder = tmp_path / str(jobs)
+        for job in reversed(range(jobs)):
+            made = generation.generate_into(
+                folder, untrained_model(), contexts, 3, 5, "ddim", 3, 1.0, 1, share=(job, jobs)
+            )
+            assert (made is None) == (job > 0)
+        assert made is not None and np.array_equal(made.images, whole.images) and made.table.equals(whole.table)
+        assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "plan.json", "table.npz"]
 
 
 def test_a_set_is_the_same_in_shards_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

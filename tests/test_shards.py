@@ -30,8 +30,8 @@ PARTS = [range(0, 3), range(3, 6), range(6, 7)]
 SIZES = [3, 3, 1]
 
 
-def check(faces: FaceSet) -> None:
-    assert faces.images[:, 0, 0, 0].tolist() == faces.identity.tolist() == list(range(7))
+def check(faces: FaceSet | None) -> None:
+    assert faces is not None and faces.images[:, 0, 0, 0].tolist() == faces.identity.tolist() == list(range(7))
     assert faces.table["word"].tolist() == ["ab" * (1 + i % 3) for i in range(7)]
 
 
@@ -56,6 +56,21 @@ def test_parts_that_are_there_are_kept(tmp_path: Path) -> None:
     check(shards.build(tmp_path, PARTS, SIZES, make, workers=1))
     assert done == [*PARTS, PARTS[2]]
     assert not list(tmp_path.glob("*shard-*"))
+
+
+def test_jobs_share_the_parts_and_the_last_joins_them(tmp_path: Path) -> None:
+    made: list[range] = []
+
+    def make(part: range) -> FaceSet:
+        made.append(part)
+        return images_of(part)
+
+    assert shards.build(tmp_path, PARTS, SIZES, make, workers=1, share=(1, 2)) is None and made == [PARTS[1]]
+    check(shards.build(tmp_path, PARTS, SIZES, make, workers=1, share=(0, 2)))
+    assert made == [PARTS[1], PARTS[0], PARTS[2]]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.npy", "table.npz"]
+    with pytest.raises(ValueError, match=r"share: expected \(i, n\) with 0 <= i < n, got \(2, 2\)"):
+        shards.build(tmp_path, PARTS, SIZES, make, share=(2, 2))
 
 
 def test_bad_parts_are_refused(tmp_path: Path) -> None:
@@ -90,7 +105,7 @@ def test_a_claimed_folder_keeps_to_its_plan(tmp_path: Path) -> None:
         shards.claim(tmp_path / "new", plan | {"seed": 2})
     shards.build(tmp_path / "new", PARTS, SIZES, images_of, workers=1)
     assert shards.claim(tmp_path / "new", plan)
-    shards.build(tmp_path / "new", PARTS, SIZES, images_of, workers=1).save(tmp_path / "foreign")
+    images_of(range(3)).save(tmp_path / "foreign")
     with pytest.raises(ValueError, match=r"holds images, but no plan\.json"):
         shards.claim(tmp_path / "foreign", plan)
 
@@ -133,7 +148,7 @@ def test_workers_die_with_a_killed_parent_and_the_next_run_finishes(tmp_path: Pa
     wait_until(lambda: not any(alive(pid) for pid in workers))
     parts = [range(3 * i, 3 * i + 3) for i in range(16)]
     faces = shards.build(folder, parts, [3] * 16, images_of, workers=1)
-    assert faces.identity.tolist() == list(range(48)) == faces.images[:, 0, 0, 0].tolist()
+    assert faces is not None and faces.identity.tolist() == list(range(48)) == faces.images[:, 0, 0, 0].tolist()
 
 
 def wait_until(condition, seconds: float = 60) -> None:

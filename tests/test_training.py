@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
+from facetransport import devices
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.denoising import denoising_loss
 from facetransport.diffusion.schedule import Schedule, add_noise
@@ -63,6 +65,39 @@ def run(
 def same(a: nn.Module, b: nn.Module) -> bool:
     pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
     return all(m == n and torch.equal(v, w) for (m, v), (n, w) in pairs)
+
+
+# ----------------------------------------------------------------------------------------------------- compiled
+
+
+def losses(monkeypatch: pytest.MonkeyPatch, backend: str | None) -> list[float]:
+    torch._dynamo.reset()
+    monkeypatch.delenv(devices.COMPILE, raising=False)
+    if backend:
+        monkeypatch.setenv(devices.COMPILE, backend)
+    return [float(state.loss) for state in run()]
+
+
+def test_a_compiled_run_is_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = losses(monkeypatch, None)
+    assert losses(monkeypatch, "aot_eager") == pytest.approx(plain, rel=1e-5)
+
+
+def test_what_does_not_compile_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    @torch._dynamo.register_backend
+    def broken_backend(graph: object, inputs: object) -> object:
+        tried.append(1)
+        raise RuntimeError("no compiler on this machine")
+
+    try:
+        plain = losses(monkeypatch, None)
+        assert losses(monkeypatch, "broken_backend") == plain and tried
+    finally:
+        torch._dynamo.backends.registry._COMPILER_FNS.pop("broken_backend")
+    with pytest.raises(ValueError, match=r"FACETRANSPORT_COMPILE: expected one of .*inductor.*, got 'fast'"):
+        losses(monkeypatch, "fast")
 
 
 # ----------------------------------------------------------------------------------------------------- resume

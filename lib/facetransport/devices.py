@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
+    from torch import nn
 
 VARIABLE = "FACETRANSPORT_DEVICE"
+COMPILE = "FACETRANSPORT_COMPILE"
+Share = tuple[int, int]
+"""(i, n): the share of job i, 0 to n - 1, of n that make one thing beside each other."""
+WHOLE: Share = (0, 1)
 PATIENCE = timedelta(days=7)  # of processes that wait while the main one renders
 _BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # processor features
 
@@ -32,6 +37,16 @@ def processes() -> PartialState:
     import torch
 
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # left alone, it knows no CPU processes
+
+
+def share() -> Share:
+    """What this process does of what all processes of a run make together."""
+    return (processes().process_index, processes().num_processes) if several() else WHOLE
+
+
+def cores() -> int:
+    """Processor cores that this process may use, which a cluster's scheduler makes fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
@@ -58,6 +73,31 @@ def _named(name: str) -> torch.device:
         raise ValueError(
             f"{VARIABLE}: expected a device of this machine such as cpu or cuda:0, got {name!r}"
         ) from error
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The model as torch.compile has it where FACETRANSPORT_COMPILE names a backend of it (inductor; cudagraphs, which
+    captures and replays), else the model itself. They share their weights; sums may differ in their last bits.
+
+    What a backend cannot compile runs as it is, inside of `falling_back`.
+    """
+    import torch
+
+    backend = os.environ.get(COMPILE)
+    if not backend:
+        return model
+    if backend not in torch.compiler.list_backends(exclude_tags=()):
+        raise ValueError(f"{COMPILE}: expected one of {', '.join(torch.compiler.list_backends())}, got {backend!r}")
+    return torch.compile(model, backend=backend)  # type: ignore[return-value]
+
+
+def falling_back() -> AbstractContextManager[None]:
+    """What a compiler cannot do runs uncompiled, with a warning in torch's log, instead of failing."""
+    if not os.environ.get(COMPILE):
+        return nullcontext()
+    import torch._dynamo
+
+    return torch._dynamo.config.patch(suppress_errors=True)
 
 
 def mixed_precision(device: torch.device, wanted: bool) -> torch.autocast:

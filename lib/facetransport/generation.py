@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from facetransport.data import shards
 from facetransport.data.faceset import FaceSet, to_uint8
+from facetransport.devices import WHOLE, Share
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.autoencoder import Autoencoder
 from facetransport.diffusion.guidance import Denoiser, classifier_free, separate_scales
@@ -173,13 +174,15 @@ def generate_into(
     attributes: Tensor | None = None,
     attribute_guidance: float = 1.0,
     adjustment: float = 0.0,
-) -> FaceSet:
+    share: Share = WHOLE,
+) -> FaceSet | None:
     """``generate`` for sets of any size: in shards, on every core, into ``folder``; resumes where a kill stopped it.
 
     Images of identity i depend on (seed, i) and its context only, bit for bit on CPU, whatever the shard, the number
     of workers and the set's size: the set of the first contexts is the beginning of the set of all of them. ``folder``
-    also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one). The rest as for
-    ``generate``.
+    also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one). share: (i, n)
+    draws every n-th shard, as one of n jobs on one folder; the last to end joins them, the others return None. The rest
+    as for ``generate``.
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least one per identity, got {samples}")
@@ -198,7 +201,7 @@ def generate_into(
     sizes = [samples * len(part[0]) for _, part in parts]
     make = partial(_generate_part, model, settings | {"samples_per_identity": samples})
     workers = workers if device_of(model.denoiser).type == "cpu" else 1
-    return shards.build(folder, parts, sizes, make, workers, f"generating {folder.name}")
+    return shards.build(folder, parts, sizes, make, workers, f"generating {folder.name}", share)
 
 
 def _generate_part(model: Model, settings: dict[str, Any], part: tuple[int, list[np.ndarray]]) -> FaceSet:

@@ -232,8 +232,11 @@ def train(
         last = {name: torch.tensor(value) for name, value in read_metadata(checkpoint).get("last", _UNKNOWN).items()}
         value, norm = last.pop("loss"), last.pop("gradient_norm")
         yield State(start, value, lr_at(start - 1, config), norm, model, ema.model.eval(), last)
+    runs = devices.compiled(model)
     for step in range(start, config.steps):
-        named, norm = _one_step(model.train(), optimizer, loss, n, config, step, mine, parts, guard)
+        model.train()
+        with devices.falling_back():
+            named, norm = _one_step(runs, optimizer, loss, n, config, step, mine, parts, guard)
         ema.update(model, step)
         done, last = step + 1, {**named, "gradient_norm": norm}
         averaged = ema.model.eval() if done == config.steps else ema.model

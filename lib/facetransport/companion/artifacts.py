@@ -129,6 +129,21 @@ class Store:
         folder = self.folder(recipe)
         return folder if folder.is_dir() and self.problem(folder, recipe) is None else None
 
+    def part(self, recipe: Recipe) -> Path:
+        """Run a maker that makes a share of an artefact, beside other jobs that make the others and without waiting for
+        them; returns the unfinished folder. ``get`` of the whole, once all have ended, joins and seals.
+
+        What it is made from must be there: jobs that begin together would each make it.
+        """
+        missing = [u.stage for u in recipe.upstream if not self.has(u)]
+        if missing:
+            raise FileNotFoundError(f"{recipe.stage} is made from {', '.join(missing)}: make them first, in one job")
+        partial = _beside(self.folder(recipe), ".partial")
+        partial.mkdir(parents=True, exist_ok=True)  # what others write there now is left alone
+        with clear_when_full(partial):
+            _run(recipe, partial, tuple(self.get(u) for u in recipe.upstream))
+        return partial
+
     def has(self, recipe: Recipe) -> bool:
         """Whether ``get`` would build nothing."""
         return self.find(recipe) is not None

@@ -20,7 +20,7 @@ from facetransport import devices, files, version
 from facetransport.companion import artifacts, profiles
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import Profile
-from facetransport.companion.results import figures_root, lighter
+from facetransport.companion.results import figures_root, is_rich, jpeg, lighter
 from facetransport.companion.turns import Turns
 
 EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     sets.add_argument("--guidance", type=float, metavar="S", help="1: the conditional model, as published")
     sets.add_argument("--cpd", type=float, metavar="P", help="of the network")
     sets.add_argument("--variant", help="another network: a name in idiff_face_variants")
+    sets.add_argument(
+        "--shard", type=_share, metavar="I/N", help="draw every N-th part, one of N jobs; then once without, to join"
+    )
     _profile_option(sets)
     execute = _command(commands, "execute", _execute, "run one notebook into figures/<profile>/notebooks")
     execute.add_argument("notebook", type=Path)
@@ -251,8 +254,21 @@ def _generate(options: argparse.Namespace) -> int:
     from facetransport.companion.experiments import idiff_face
 
     asked = {n: getattr(options, n) for n in ("identities", "samples", "guidance", "cpd", "variant")}
-    print(artifacts.default_store().get(idiff_face.dataset_recipe(_chosen_profile(options), options.kind, **asked)))
+    recipe = idiff_face.dataset_recipe(_chosen_profile(options), options.kind, **asked, share=options.shard)
+    store = artifacts.default_store()
+    if options.shard and not store.has(recipe):
+        print(f"{store.part(recipe)}: shard {options.shard[0] + 1} of {options.shard[1]} is done")
+    else:
+        print(store.get(recipe))
     return 0
+
+
+def _share(text: str) -> devices.Share:
+    """I/N, counted from 1 as people do, is (I - 1, N)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected I/N with 1 <= I <= N, such as 2/8, got {text!r}")
+    return int(found[1]) - 1, int(found[2])
 
 
 def _chosen(candidates: list[Recipe], stage: str | None) -> list[Recipe]:
@@ -453,9 +469,10 @@ def execute(notebook: Path, profile: str, folder: str) -> int:
     except PapermillExecutionError as error:
         print(f"{error}\n{notebook}: a cell failed; what ran until then is in {running}", file=sys.stderr)
         return 1
-    target = figures_root() / folder / "notebooks" / notebook.name
-    with files.replacing(target) as temporary:
-        nbformat.write(_tidy(nbformat.read(running, as_version=4)), temporary)
+    copy, root = nbformat.read(running, as_version=4), figures_root() / folder
+    files.write_json(root / "speed" / "cells" / f"{notebook.stem}.json", _durations(copy))
+    with files.replacing(root / "notebooks" / notebook.name) as temporary:
+        nbformat.write(_tidy(copy), temporary)
     running.unlink()
     return 0
 
@@ -474,6 +491,12 @@ def _run_cells(notebook: Path, running: Path, profile: str) -> None:
             on_cell_execute=turns.start,
             on_cell_executed=turns.end,
         )
+
+
+def _durations(notebook: Any) -> dict[str, float]:
+    """Seconds of each cell, the slowest first: what to thin where a notebook takes too long."""
+    took = {cell.id: cell.metadata.get("papermill", {}).get("duration") or 0.0 for cell in notebook.cells}
+    return dict(sorted(took.items(), key=lambda item: -item[1]))
 
 
 def _tidy(notebook: Any) -> Any:
@@ -506,10 +529,12 @@ def _joined(outputs: list[Any]) -> list[Any]:
 
 
 def _lighter(output: Any) -> Any:
-    """Pictures in 256 colours; in full they are beside the copy, where `results.Run.figure` saved them."""
+    """Charts in 256 colours, faces as JPEG; in full they are beside the copy, where `results.Run.figure` saved them."""
     data = output.get("data", {})
     if "image/png" in data:
-        data["image/png"] = b64encode(lighter(b64decode(data["image/png"]), faces=False)).decode()
+        png = b64decode(data.pop("image/png"))
+        kind, picture = ("jpeg", jpeg(png)) if is_rich(png) else ("png", lighter(png))
+        data[f"image/{kind}"] = b64encode(picture).decode()
     return output
 
 

@@ -36,7 +36,7 @@ from facetransport.files import replacing
 VARIABLE = "FACETRANSPORT_FIGURES"
 DPI = 150
 SPEED = "speed."  # how names of what depends on the machine begin
-HEAVIEST = 300_000  # bytes of an SVG that is kept beside its PNG
+HEAVIEST = 150_000  # bytes of an SVG that is kept beside its PNG
 RICH = 10_000  # colours; charts have fewer, sheets of faces more
 FIELDS = (
     "name",
@@ -157,20 +157,19 @@ class Run:
         return record
 
     def figure(self, figure: Figure, name: str) -> Figure:
-        """Save as PNG (charts in 256 colours), as SVG too where that is drawn by lines only, and close; a cell that
-        ends with this call shows it."""
+        """Save charts as PNG in 256 colours, and as SVG where they are drawn by lines only; sheets of faces as JPEG; and
+        close. A cell that ends with this call shows it."""
         _check_name(name)
-        title = f"{name} ({self.profile.name})"
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=DPI)
-        with replacing(self.place(name, "png")) as temporary:
-            temporary.write_bytes(lighter(drawn.getvalue(), title))
-        with replacing(self.place(name, "svg")) as temporary:
-            _save_svg(figure, temporary, name, title)
-            vector = temporary.read_bytes()
-            small = b"<image" not in vector and len(vector) <= HEAVIEST
-        if not small:
-            self.place(name, "svg").unlink()
+        title, png = f"{name} ({self.profile.name})", _png(figure)
+        kinds = {"jpg": jpeg(png, 92, title)} if is_rich(png) else {"png": lighter(png, title)}
+        if "png" in kinds:
+            vector = _svg(figure, name, title)
+            kinds |= {"svg": vector} if b"<image" not in vector and len(vector) <= HEAVIEST else {}
+        for kind in ("png", "svg", "jpg"):
+            self.place(name, kind).unlink(missing_ok=True)
+        for kind, picture in kinds.items():
+            with replacing(self.place(name, kind)) as temporary:
+                temporary.write_bytes(picture)
         plt.close(figure)
         return figure
 
@@ -200,27 +199,46 @@ class Run:
         }
 
 
-def lighter(png: bytes, title: str = "", faces: bool = True) -> bytes:
-    """The PNG in 256 colours, dithered: a third of the bytes, the same for the same picture.
+def is_rich(png: bytes) -> bool:
+    """Whether a picture has more than ``RICH`` colours, as sheets of faces have."""
+    return _opened(png).getcolors(RICH) is None
 
-    faces: leave pictures of more than ``RICH`` colours as they are, whose skin and lips would lose theirs.
-    """
-    with Image.open(io.BytesIO(png)) as opened:
-        picture = opened.convert("RGB")
-    if not faces or picture.getcolors(RICH):
-        picture = picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+
+def lighter(png: bytes, title: str = "") -> bytes:
+    """A chart in 256 colours, dithered: a third of the bytes, the same for the same picture."""
     about, out = PngInfo(), io.BytesIO()
     if title:
         about.add_text("Title", title)
-    picture.save(out, "png", optimize=True, pnginfo=about)
+    chart = _opened(png).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    chart.save(out, "png", optimize=True, pnginfo=about)
     return out.getvalue()
 
 
-def _save_svg(figure: Figure, path: Path, name: str, title: str) -> None:
+def jpeg(png: bytes, quality: int = 80, title: str = "") -> bytes:
+    """A sheet of faces: from 256 colours skin and lips would lose theirs, and a PNG takes three times the bytes."""
+    out = io.BytesIO()
+    _opened(png).save(out, "jpeg", quality=quality, optimize=True, comment=title)
+    return out.getvalue()
+
+
+def _opened(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png)) as opened:
+        return opened.convert("RGB")
+
+
+def _png(figure: Figure) -> bytes:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    return drawn.getvalue()
+
+
+def _svg(figure: Figure, name: str, title: str) -> bytes:
     """No random ids, no date, no version: the same figure, the same file."""
+    drawn = io.BytesIO()
     figure.set_layout_engine("none")  # placed once: laying out takes as long as drawing
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(path, format="svg", dpi=DPI, metadata={"Title": title, "Creator": None, "Date": None})
+        figure.savefig(drawn, format="svg", dpi=DPI, metadata={"Title": title, "Creator": None, "Date": None})
+    return drawn.getvalue()
 
 
 def _without_version(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,34 +19,58 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from facetransport.data.faceset import FaceSet, load_table, save_table
+from facetransport.devices import WHOLE, Share, cores
 from facetransport.files import replacing, write_json
 
-PLAN = "plan.json"
+PLAN, TABLE = "plan.json", "table.npz"  # the table is written last
 THREADS = "OMP_NUM_THREADS"  # heeded by numpy's and torch's libraries when they are loaded
 Make = Callable[[Any], FaceSet]
 """make(part) -> the images of a part. It travels to other processes: what cannot, it opens there, when first called."""
 
 
 def build(
-    folder: Path, parts: Sequence[Any], sizes: Sequence[int], make: Make, workers: int | None = None, label: str = ""
-) -> FaceSet:
+    folder: Path,
+    parts: Sequence[Any],
+    sizes: Sequence[int],
+    make: Make,
+    workers: int | None = None,
+    label: str = "",
+    share: Share = WHOLE,
+) -> FaceSet | None:
     """The FaceSet of all parts, in order, written into ``folder`` (images.npy, table.npz).
 
     sizes: images of each part. workers: processes, by default one per core; a call from a script needs the usual
-    ``if __name__ == "__main__"``. label: of the progress bar. Raises DiskFull where there is no room.
+    ``if __name__ == "__main__"``. label: of the progress bar. share: (i, n) writes parts i, i + n, ... only, as one of
+    n jobs on one folder; the one that ends last joins them, the others return None. Raises DiskFull where there is no
+    room.
     """
     if not parts or len(parts) != len(sizes):
         raise ValueError(f"parts: expected at least one, and a size for each, got {len(parts)} and {len(sizes)} sizes")
-    todo = [i for i in range(len(parts)) if not _images(folder, i).is_file()]
-    with tqdm(total=sum(sizes), unit="image", desc=label, disable=None) as bar:
-        bar.update(sum(sizes) - sum(sizes[i] for i in todo))
-        for done in _write_all(folder, [(i, parts[i]) for i in todo], make, workers or os.cpu_count() or 1):
+    mine = _mine(len(parts), share)
+    todo = [i for i in mine if not _images(folder, i).is_file()]
+    with tqdm(total=sum(sizes[i] for i in mine), unit="image", desc=label, disable=None) as bar:
+        bar.update(sum(sizes[i] for i in mine) - sum(sizes[i] for i in todo))
+        for done in _write_all(folder, [(i, parts[i]) for i in todo], make, workers or cores()):
             bar.update(sizes[done])
-    _join(folder, len(parts))
-    return FaceSet.load(folder)
+    return _joined(folder, len(parts)) if share == WHOLE else _joined_by_the_last(folder, len(parts))
+
+
+def _joined_by_the_last(folder: Path, count: int) -> FaceSet | None:
+    with FileLock(folder / "shard-join.lock"):  # goes when the parts go
+        if (folder / TABLE).is_file():
+            return FaceSet.load(folder)  # the last two ended together
+        return _joined(folder, count) if all(_images(folder, i).is_file() for i in range(count)) else None
+
+
+def _mine(count: int, share: Share) -> range:
+    index, jobs = share
+    if not 0 <= index < jobs:
+        raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")
+    return range(index, count, jobs)
 
 
 def claim(folder: Path, plan: Mapping[str, Any]) -> bool:
@@ -55,14 +79,15 @@ def claim(folder: Path, plan: Mapping[str, Any]) -> bool:
     Raises ValueError where something else was begun: parts of two plans must not mix.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    used = (folder / "images.npy").exists() or any(folder.glob("shard-*"))  # looked at first: jobs begin together
     if not (folder / PLAN).is_file():
-        if (folder / "images.npy").exists() or any(folder.glob("shard-*")):
+        if used:
             raise ValueError(f"{folder}: holds images, but no {PLAN} that says which; expected an empty folder")
         write_json(folder / PLAN, plan)
     begun, wanted = json.loads((folder / PLAN).read_text(encoding="utf-8")), json.loads(json.dumps(plan))
     if begun != wanted:
         raise ValueError(f"{folder}: {_difference(begun, wanted)}; use another folder, or delete this one")
-    finished = (folder / "table.npz").is_file()  # written last
+    finished = (folder / TABLE).is_file()
     if finished:
         _remove_parts(folder)
     return finished
@@ -93,13 +118,14 @@ def _write(folder: Path, make: Make, number: int, part: Any) -> int:
     return number
 
 
-def _join(folder: Path, count: int) -> None:
+def _joined(folder: Path, count: int) -> FaceSet:
     tables = [load_table(_table(folder, i)) for i in range(count)]
     with replacing(folder / "images.npy") as temporary:
         _stream(folder, [len(table) for table in tables], temporary)
-    with replacing(folder / "table.npz") as temporary:
+    with replacing(folder / TABLE) as temporary:
         save_table(pd.concat(tables, ignore_index=True), temporary)
     _remove_parts(folder)
+    return FaceSet.load(folder)
 
 
 def _stream(folder: Path, sizes: Sequence[int], target: Path) -> None:

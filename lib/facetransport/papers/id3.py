@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,7 @@ from facetransport.recognition.tammes import tammes
 from facetransport.training import Loss
 
 ATTRIBUTES = ("age", "pitch", "yaw", "roll")  # s
+Slope = Literal["exact", "stopped", "unit"]  # how d x^_0 / d x_t is had: `Adjustment`
 Sight = nn.Module
 """sight(codes (B, C, h, w)) -> unit vectors (B, d), differentiable: what f sees of a code."""
 
@@ -154,11 +155,9 @@ class Adjustment(nn.Module):
     codes that are N(0, I) (ours). A denoiser that is guided already (`guidance.classifier_free`) is adjusted last.
     """
 
-    def __init__(
-        self, sight: Sight, dim: int, slope: Literal["exact", "stopped", "unit"] = "exact", rising: bool = False
-    ) -> None:
+    def __init__(self, sight: Sight, dim: int, slope: Slope = "exact", rising: bool = False) -> None:
         super().__init__()
-        if slope not in ("exact", "stopped", "unit"):
+        if slope not in get_args(Slope):
             raise ValueError(f"slope: expected 'exact', 'stopped' or 'unit', got {slope!r}")
         self.sight, self.dim, self.slope, self.rising = sight, dim, slope, rising
 

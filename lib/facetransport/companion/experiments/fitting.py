@@ -56,7 +56,8 @@ def fit_denoiser(
     with seeded(section.seed):
         denoiser = build(config)
     if begins is not None:
-        nothing = {n: torch.zeros_like(v) for n, v in denoiser.state_dict().items() if n.startswith("attribute_emb")}
+        state = denoiser.state_dict()
+        nothing = {name: torch.zeros_like(state[name]) for name in state if name.startswith("attribute_emb")}
         denoiser.load_state_dict({**begins, **nothing})
     fit(denoiser, loss, n, training_config(section), folder, SMALL_NETS, config=config, **facts)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from facetransport import files
+from facetransport import devices, files
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import autoencoder, idiff_face, recognisers, roles
 from facetransport.companion.experiments.attributes import attributes_of, encoded_twice
@@ -30,14 +30,13 @@ from facetransport.diffusion.conditions import Attributes, drop_apart
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.sight import Distilled, distilling_loss
 from facetransport.generation import Model, generate_into, load_model
-from facetransport.papers.id3 import Adjustment, Decoded, anchors, around, empirical, loss, random_anchors
+from facetransport.papers.id3 import Adjustment, Decoded, Slope, anchors, around, empirical, loss, random_anchors
 from facetransport.papers.idiff_face import fit_plda
 from facetransport.recognition.plda import Plda
 from facetransport.recognition.tammes import sweeps
 from facetransport.tensors import read_model, seeded
-from facetransport.training import TrainingConfig, resident
+from facetransport.training import Loss, TrainingConfig, resident
 
-Slope = Literal["exact", "stopped", "unit"]
 TAMMES = "tammes.json"
 SIGHT = {"width": 64, "depth": 2}
 
@@ -148,7 +147,7 @@ def set_recipe(profile: Profile, identities: int | None = None, samples: int | N
     made_of = [recipe(profile), idiff_face.training_contexts(profile), roles.recipe(profile, "val")]
     made_of += [sight_recipe(profile)] * (section.sight == "distilled")
     make = partial(_make_set, section, n, each, main.seed)
-    return Recipe("id3.set", config, make, upstream=(*made_of, *_white_box(profile)))
+    return Recipe("id3.set", config, make, upstream=(*made_of, *_white_box(profile)), collective=True)
 
 
 def conditions(
@@ -185,7 +184,7 @@ def _make_set(section: ID3Set, n: int, samples: int, seed: int, folder: Path, up
     faces = FaceSet.load(val)
     like = fit_plda(idiff_face.read_contexts(known), recognisers.read(white_box[0]), faces)
     y, told = conditions(section, like, faces.table, attributes_of(model), n, samples, seed)
-    generate_into(folder, model, y, samples, seed, attributes=told, **how(section))
+    generate_into(folder, model, y, samples, seed, attributes=told, **how(section), share=devices.share())
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -210,7 +209,7 @@ def _make(section: ID3, folder: Path, upstream: tuple[Path, ...]) -> None:
     fit_denoiser(section, config, trained, len(codes), folder, first, **facts)
 
 
-def loss_of(section: ID3, codes: Tensor, conditions: Tensor, sight: Decoded | Distilled, dim: int) -> Any:
+def loss_of(section: ID3, codes: Tensor, conditions: Tensor, sight: Decoded | Distilled, dim: int) -> Loss:
     """Equation (3) as a section asks for it."""
     drop = partial(
         drop_apart,

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from facetransport import devices
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import autoencoder, recognisers, roles
 from facetransport.companion.experiments.fitting import MODEL, fit_denoiser, network_config
 from facetransport.companion.profiles import IDiffFace, Profile, as_config
 from facetransport.data.faceset import FaceSet
-from facetransport.devices import device
+from facetransport.devices import Share, device
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.denoising import denoising_loss
 from facetransport.diffusion.sampling import sample_seeds
@@ -265,12 +266,14 @@ def dataset_recipe(
     solver: str | None = None,
     steps: int | None = None,
     temperature: float | None = None,
+    share: Share | None = None,
 ) -> Recipe:
     """A labelled FaceSet of new people, ``identities x samples`` images; what is not given is ``profile.generation``'s,
     and solver and steps ``profile.sampling``'s.
 
     kind: of contexts, as for ``contexts_recipe``; variant: as for ``recipe``. A set of fewer identities is the
-    beginning of one of more.
+    beginning of one of more. share: (i, n) for a maker that draws every n-th shard, as one of n jobs (`Store.part`);
+    by default the processes of a run share them.
     """
     main = profile.generation
     cpd = main.cpd if cpd is None and variant is None else cpd
@@ -290,7 +293,7 @@ def dataset_recipe(
     upstream = (recipe(profile, cpd, variant), contexts_recipe(profile, kind), *autoencoder.recipes(profile))
     _require_contexts(profile, kind, config["identities"])
     _require_set(section, config)
-    return Recipe("idiff_face.set", config, partial(_make_set, config), upstream=upstream)
+    return Recipe("idiff_face.set", config, partial(_make_set, config, share), upstream=upstream, collective=True)
 
 
 def _require_set(section: IDiffFace, config: dict[str, Any]) -> None:
@@ -302,13 +305,13 @@ def _require_set(section: IDiffFace, config: dict[str, Any]) -> None:
         raise ValueError(f"guidance: {config['guidance']} needs a network with context_drop above 0, got 0")
 
 
-def _make_set(config: dict[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
+def _make_set(config: dict[str, Any], share: Share | None, folder: Path, upstream: tuple[Path, ...]) -> None:
     network, drawn, *code = upstream
     contexts = read_contexts(drawn)[: config["identities"]]
     contexts = contexts[:, : config["samples"]] if contexts.ndim == 3 else contexts
     settings = {name: config[name] for name in ("samples", "seed", "solver", "steps", "guidance")}
     settings["temperature"] = config.get("temperature", 1.0)
-    generate_into(folder, _read_model(network, code), contexts, **settings)
+    generate_into(folder, _read_model(network, code), contexts, **settings, share=share or devices.share())
 
 
 def _read_model(network: Path, code: Sequence[Path]) -> Model:
