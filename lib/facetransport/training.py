@@ -286,7 +286,6 @@ def _one_step(
     rows = torch.from_numpy(rows_at(step, n, config.batch, config.seed))
     for group in optimizer.param_groups:
         group["lr"] = lr_at(step, config)
-    optimizer.zero_grad()
     named, statistics = dict[str, Tensor](), _Statistics(model, parts)
     for part in mine:
         with _part_randomness(config.seed, step, part, guard.device) as generator:
@@ -294,6 +293,8 @@ def _one_step(
                 found = loss(model, rows[part::parts], generator, step)
             scalars = {"loss": found} if isinstance(found, Tensor) else dict(found)
             guard.see(scalars["loss"], "loss", step)
+            if part == mine[0]:
+                optimizer.zero_grad()  # not before the forward pass: the backward pass takes up the memory at once
             (scalars["loss"] / parts).backward()
         statistics.add()
         for name, value in scalars.items():
