@@ -8,10 +8,12 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from facetransport.companion import profiles
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import directions, id3pm, id3pm_study, readers, roles
 from facetransport.companion.experiments.id3pm_study import Protocol, agreement, area, groups, sharpness
 from facetransport.companion.profiles import Profile
+from facetransport.data.faceset import FaceSet
 from facetransport.evaluation.variation import draw_pairs
 from facetransport.recognition.directions import unit
 from facetransport.recognition.recogniser import embed_faceset
@@ -52,6 +54,27 @@ def test_shares_of_a_group_are_of_its_genuine_pairs() -> None:
     scores = np.einsum("nd,nd->n", real[pairs.left], real[pairs.right])
     assert found.value == pytest.approx((scores >= tested.thresholds[fold])[pairs.same].mean())
     assert found.low <= found.value <= found.high and found.n == pairs.same.sum()
+
+
+def test_five_points_tell_the_pose_of_people_they_were_not_fitted_to(smoke_store: Store) -> None:
+    laptop, views = profiles.load("laptop"), range(60)
+    fitted, read = (roles.glimpse(laptop, role, list(views), smoke_store) for role in ("val", "test"))
+    landmarks = id3pm_study.Landmarks.fitted(fitted)
+    pose = landmarks.read(read)
+    seen = pose["yaw"].notna().to_numpy()
+    assert seen.mean() > 0.9
+    assert np.corrcoef(pose["yaw"][seen], read.table["yaw"][seen])[0, 1] > 0.85
+    assert np.corrcoef(pose["pitch"][seen], read.table["pitch"][seen])[0, 1] > 0.2
+    blank = FaceSet(np.zeros((2, 64, 64, 3), np.uint8), read.table[:2])
+    assert landmarks.read(blank).isna().all(axis=None)
+    with pytest.raises(ValueError, match="faces: expected at least 2 that dlib detects, got 0 of 2"):
+        id3pm_study.Landmarks.fitted(blank)
+
+
+def test_mean_errors_are_of_all_images_and_vary_over_people() -> None:
+    asked, obtained, people = np.array([0.0, 0, 0, 0]), np.array([1.0, -1, 3, 3]), np.array([0, 0, 1, 1])
+    found = id3pm_study.mean_error(asked, obtained, people, 200)
+    assert (found.value, found.low, found.high, found.n) == (2, 1, 3, 4)
 
 
 def test_agreement_and_area_are_the_textbook_ones() -> None:

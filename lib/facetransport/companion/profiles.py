@@ -317,6 +317,7 @@ class SyntheticRecognition:
     lrs: tuple[Positive, ...]  # tried once, on the main set; the best on `val` people is used everywhere
     seeds: tuple[int, ...]
     evaluations: Count  # looks at `val` during training; the best one is kept
+    longer: tuple[Annotated[int, Field(ge=2)], ...]  # times the steps, of runs that show whether training has converged
 
     def __post_init__(self) -> None:
         require(len(set(self.seeds)) == len(self.seeds) > 0, f"seeds: expected different ones, got {list(self.seeds)}")

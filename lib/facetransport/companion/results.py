@@ -157,8 +157,8 @@ class Run:
         return record
 
     def figure(self, figure: Figure, name: str) -> Figure:
-        """Save charts as PNG in 256 colours, and as SVG where they are drawn by lines only; sheets of faces as JPEG; and
-        close. A cell that ends with this call shows it."""
+        """Save charts as PNG in 256 colours, and as SVG where they are drawn by lines only, faces as JPEG, and
+        close; a cell that ends with this call shows it."""
         _check_name(name)
         title, png = f"{name} ({self.profile.name})", _png(figure)
         kinds = {"jpg": jpeg(png, 92, title)} if is_rich(png) else {"png": lighter(png, title)}

@@ -11,20 +11,24 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.ndimage import laplace
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import id3pm, recognisers, roles
 from facetransport.companion.profiles import Profile, Sampling
 from facetransport.data import detection, orl
-from facetransport.data.alignment import warp
+from facetransport.data.alignment import similarity, transform_points, warp
 from facetransport.data.faceset import FaceSet, to_uint8
+from facetransport.data.photographs import DETECTOR_SIDE
 from facetransport.diffusion.conditions import Attributes
 from facetransport.diffusion.sampling import device_of
 from facetransport.evaluation.leakage import nearest
 from facetransport.evaluation.protocols import Verification, separability, verify_pairs
-from facetransport.evaluation.statistics import Estimate, bootstrap
+from facetransport.evaluation.statistics import Estimate, bootstrap, weighted_mean
 from facetransport.evaluation.variation import Pairs, draw_pairs
 from facetransport.generation import Model
 from facetransport.papers.id3pm import invert
@@ -33,6 +37,7 @@ from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.tensors import read_model, save_model, seeded
 
 NEAREST = "nearest.safetensors"
+POSE = ("yaw", "pitch")
 
 
 def how(sampling: Sampling) -> dict[str, Any]:
@@ -138,6 +143,51 @@ def asked_and_obtained(
     told = attributes.encode(asked, len(embeddings))
     drawn = draw(model, embeddings, 1, attributes=told)
     return FaceSet(drawn.images, drawn.table.assign(**{f"asked_{name}": value for name, value in asked.items()}))
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Yaw and pitch by dlib's five points, which know photographs and no render: ridge regression on where they lie.
+
+    Yaw shows in them; pitch hardly, because a face's proportions differ from person to person as much.
+    """
+
+    fit: Pipeline
+
+    @classmethod
+    def fitted(cls, faces: FaceSet) -> Landmarks:
+        """By people whose pose (degrees; columns ``POSE``) is known; images without a detected face are left out."""
+        places = _places(faces)
+        seen = np.isfinite(places[:, 0])
+        if seen.sum() < 2:
+            raise ValueError(f"faces: expected at least 2 that dlib detects, got {seen.sum()} of {len(faces)}")
+        fit = make_pipeline(StandardScaler(), Ridge(1.0))
+        return cls(fit.fit(places[seen], faces.table.loc[seen, list(POSE)]))
+
+    def read(self, faces: FaceSet) -> pd.DataFrame:
+        """Columns ``POSE``, degrees, a row an image; NaN where no face is detected."""
+        places = _places(faces)
+        seen, pose = np.isfinite(places[:, 0]), np.full((len(faces), len(POSE)), np.nan)
+        if seen.any():
+            pose[seen] = self.fit.predict(places[seen])
+        return pd.DataFrame(pose, columns=list(POSE))
+
+
+def _places(faces: FaceSet) -> np.ndarray:
+    """float64 (N, 10): dlib's points, the eyes' centres at -0.5 and 0.5; NaN where there is no face."""
+    upscale = max(1.0, DETECTOR_SIDE / faces.images.shape[1])
+    found = [detection.detect(image, upscale, orl.BORDER) for image in faces.images]
+    return np.array([np.full(10, np.nan) if points is None else _between_eyes(points) for points in found])
+
+
+def _between_eyes(points: np.ndarray) -> np.ndarray:
+    return transform_points(points, similarity(detection.eye_centres(points), np.array([[-0.5, 0], [0.5, 0]]))).ravel()
+
+
+def mean_error(asked: np.ndarray, obtained: np.ndarray, unit: np.ndarray, resamples: int) -> Estimate:
+    """Mean absolute difference, with an interval over people (unit: int (N,))."""
+    statistic = weighted_mean(np.abs(asked - obtained), unit)
+    return bootstrap(statistic, int(unit.max()) + 1, resamples, count=len(asked))
 
 
 def agreement(asked: np.ndarray, obtained: np.ndarray, unit: np.ndarray, resamples: int) -> Estimate:

@@ -16,15 +16,19 @@ from facetransport.data.faceset import FaceSet
 from facetransport.evaluation import benchmark
 
 
-def run_recipe(profile: Profile, faces: Recipe, name: str, augmentation: str, lr: float, seed: int) -> Recipe:
+def run_recipe(
+    profile: Profile, faces: Recipe, name: str, augmentation: str, lr: float, seed: int, times: int = 1
+) -> Recipe:
     """The result of one run on a FaceSet, tested on rendered ``test`` people ("rendered") and on photographs ("orl").
 
-    faces: makes the FaceSet to train on. name: of the set, such as ``idiff_face.authentic`` or ``pilot``.
+    faces: makes the FaceSet to train on. name: of the set, such as ``idiff_face.authentic`` or ``pilot``. times: of the
+    profile's steps.
     """
     section = profile.synthetic_recognition
     settings = {"evaluations": section.evaluations, "bootstrap": profile.evaluation.bootstrap}
     operations = benchmark.OPERATIONS[augmentation]
-    run = replace(section.training, lr=lr, seed=seed, augment=True, randaugment=operations)
+    steps = times * section.training.steps
+    run = replace(section.training, lr=lr, seed=seed, steps=steps, augment=True, randaugment=operations)
     chosen = {"augmentation": augmentation, **settings}
     tested = (roles.recipe(profile, "val"), roles.recipe(profile, "test"), roles.orl_recipe(profile.rendered.size))
     return Recipe(
@@ -32,7 +36,7 @@ def run_recipe(profile: Profile, faces: Recipe, name: str, augmentation: str, lr
         config={**as_config(run), **chosen},
         make=partial(_make, run, chosen),
         upstream=(faces, *tested),
-        label=f"{augmentation}, lr {lr:g}, seed {seed}",
+        label=f"{augmentation}, lr {lr:g}, seed {seed}" + f", {steps} steps" * (times > 1),
         collective=True,
     )
 
@@ -48,6 +52,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, from Table 2 of its paper
     "": {},
     "_random": {"anchors": "random"},
     "_original_score": {"adjustment": 0.0},
+    "_no_attributes": {"attributes": False},
 }
 
 
@@ -88,6 +93,20 @@ def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
     """(row, seed) -> the results of that run, for all rows and seeds."""
     seeds = profile.synthetic_recognition.seeds
     return {(row, seed): recognition_run(profile, row, seed) for row in recognition_rows(profile) for seed in seeds}
+
+
+def longer_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
+    """(set, steps) -> one run with the first seed and ``longer`` times the steps, on authentic images, on ID3's set and
+    on one of twice its people: whether the main table ends before its recognisers have converged."""
+    section, double = profile.synthetic_recognition, id3.set_recipe(profile, 2 * profile.generation.identities)
+    sets = {"authentic": roles.recipe(profile, "authentic"), "id3": id3.set_recipe(profile), "id3_double": double}
+    return {
+        (name, times * section.training.steps): run_recipe(
+            profile, faces, f"longer.{name}", "flip", section.training.lr, section.seeds[0], times
+        )
+        for name, faces in sets.items()
+        for times in section.longer
+    }
 
 
 Choice = tuple[str, float, float, float, float]
