@@ -121,7 +121,7 @@ def test_photographs_are_imported_listed_and_described(tmp_path: Path, capsys: O
     assert cli.main([*command, "--geometry", "whole"]) == 0
     shown = capsys.readouterr().out
     assert "left out     0 without" in shown and "3, 16 x 16 pixels" in shown and "2, 1 to 2 images each" in shown
-    assert json.loads((tmp_path / "out" / "failures.json").read_text()) == []
+    assert json.loads((tmp_path / "out" / "failures.json").read_text()) == {}
     assert cli.main([*command, "--split", "val"]) == 1
     assert "--split: not for folders; leave it out" in capsys.readouterr().err
 

@@ -99,7 +99,7 @@ def test_faces_are_found_and_what_has_none_is_listed(tmp_path: Path) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (120, 120, 3), dtype=np.uint8)
     collection = listing(tmp_path, [faces[0], noise, *faces[1:]], "detect", note=["a", "b", "c", "d"])
     found, lost = to_faceset(collection, tmp_path / "out", 64, workers=1)
-    assert lost == ["1.png"] and found.table["source"].tolist() == ["0.png", "2.png", "3.png"]
+    assert lost == {"1.png": "no face found"} and found.table["source"].tolist() == ["0.png", "2.png", "3.png"]
     assert found.table["note"].tolist() == ["a", "c", "d"] and found.identity.tolist() == [7, 7, 7]
     reference = orl.align(faces[0][..., 0], 64)
     assert reference is not None

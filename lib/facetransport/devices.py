@@ -45,8 +45,9 @@ def share() -> Share:
 
 
 def cores() -> int:
-    """Processor cores that this process may use, which a cluster's scheduler makes fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores for this process: those a cluster's scheduler leaves it, shared with a run's other processes."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @cache

@@ -132,16 +132,12 @@ class Store:
     def part(self, recipe: Recipe) -> Path:
         """Run a maker that makes a share of an artefact, beside other jobs that make the others and without waiting for
         them; returns the unfinished folder. ``get`` of the whole, once all have ended, joins and seals.
-
-        What it is made from must be there: jobs that begin together would each make it.
         """
-        missing = [u.stage for u in recipe.upstream if not self.has(u)]
-        if missing:
-            raise FileNotFoundError(f"{recipe.stage} is made from {', '.join(missing)}: make them first, in one job")
+        upstream = tuple(self.get(u) for u in recipe.upstream)  # made by whichever job is first
         partial = _beside(self.folder(recipe), ".partial")
         partial.mkdir(parents=True, exist_ok=True)  # what others write there now is left alone
         with clear_when_full(partial):
-            _run(recipe, partial, tuple(self.get(u) for u in recipe.upstream))
+            _run(recipe, partial, upstream)
         return partial
 
     def has(self, recipe: Recipe) -> bool:

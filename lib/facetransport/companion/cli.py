@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         "--geometry", choices=("detect", "whole", "insightface"), help="folders, ffhq: where the face is"
     )
     faces.add_argument("--split", choices=("train", "val", "test"), help="celeba: by default all")
+    faces.add_argument(
+        "--broken", choices=("refuse", "skip"), default="refuse", help="what becomes of files that cannot be read"
+    )
     faces.add_argument("--grey", choices=("refuse", "repeat"), default="refuse", help="what becomes of grey images")
     inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
     inspect.add_argument("folder", type=Path)
@@ -109,12 +112,25 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=0, help="of the noise; default: 0")
         command.add_argument("--sheet", type=Path, default=Path("sheet.png"), metavar="PICTURE", help="what to write")
         _profile_option(command)
-    weights = _command(commands, "import-weights", _import_weights, "published IDiff-Face or VQ-f4 weights as our file")
+    tested = _command(commands, "evaluate", _evaluate, "a recogniser on LFW's protocol: accuracy in ten folds")
+    tested.add_argument("recogniser", help="dlib, reference, judge, or a file: .safetensors, .pth or .onnx")
+    tested.add_argument("sets", nargs="+", type=Path, metavar="SET", help="lfw.bin, cfp_fp.bin, ... of InsightFace")
+    tested.add_argument("--plain", action="store_true", help="without the mirror image")
+    tested.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    _profile_option(tested)
+    rows = _command(commands, "benchmark", _benchmark, "train recognisers from nothing on sets, test them: a table")
+    rows.add_argument("rows", nargs="+", metavar="ROW", help="of notebook 10, or such as uniform.cpd25.5000x16.flip")
+    rows.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="default: the profile's")
+    rows.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    _profile_option(rows)
+    weights = _command(commands, "import-weights", _import_weights, "published weights as our file")
     weights.add_argument("files", nargs="+", type=Path, metavar="FILE", help="two for an encoder and its decoder")
     weights.add_argument(
         "out", type=Path, metavar="OUT", help="what to write; .safetensors is added where it is missing"
     )
-    weights.add_argument("--kind", choices=("unet", "vq"), required=True, help="denoiser or autoencoder")
+    weights.add_argument(
+        "--kind", choices=("unet", "vq", "iresnet"), required=True, help="denoiser, autoencoder or recogniser"
+    )
     weights.add_argument("--ema", action="store_true", help="the EMA copy, of a file that holds both")
     weights.add_argument("--cpd", type=float, default=0.25, help="unet: dropout in training, which weights do not tell")
     both = _command(commands, "compare", _compare, "every number of two result folders against each other")
@@ -221,12 +237,14 @@ def _status(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     """All processes of a run train; the main one prints and ships."""
     from facetransport.companion import experiments
+    from facetransport.companion.experiments import given
 
     main = not devices.several() or devices.processes().is_main_process
     shipped = None if options.missing else ()  # from nothing: what is shipped does not count
     store = Store(artifacts.cache_root(), shipped)
     if options.dry_run:
         return _dry_run(options, store)
+    given.require(_chosen_profile(options))
     for recipe in _chosen(experiments.trained_recipes(_chosen_profile(options)), options.only):
         if options.retrain and main:
             shutil.rmtree(store.folder(recipe), ignore_errors=True)
@@ -282,12 +300,15 @@ def _chosen(candidates: list[Recipe], stage: str | None) -> list[Recipe]:
 
 def _import_faces(options: argparse.Namespace) -> int:
     """KIND SOURCE OUT: write a FaceSet, list the photographs without a face in OUT/failures.json, say what was made."""
-    from facetransport.data import photographs
+    from facetransport.data import imagefolder, photographs
 
-    faces, lost = photographs.to_faceset(_collection(options), options.out, options.size)
+    faces, lost = photographs.to_faceset(_collection(options), options.out, options.size, broken=options.broken)
     files.write_json(options.out / "failures.json", lost)
     print(f"written      {options.out}")
-    print(f"left out     {len(lost)} without a detected face, listed in failures.json")
+    print(f"left out     {len(lost)} without a face or broken, listed in failures.json")
+    if options.kind in ("folders", "ffhq"):
+        others = imagefolder.passed_over(options.source)
+        print(f"not read     {', '.join(f'{n} {suffix}' for suffix, n in others.items()) or 'nothing'}")
     return _inspect(argparse.Namespace(folder=options.out))
 
 
@@ -373,10 +394,39 @@ def _sheet(options: argparse.Namespace, face: Any, drawn: Any, heads: Sequence[s
     return 0
 
 
+def _benchmark(options: argparse.Namespace) -> int:
+    """All processes of a run train; the main one prints."""
+    from facetransport.companion import evaluating, results
+
+    table = evaluating.benchmark(_chosen_profile(options), artifacts.default_store(), options.rows, options.seeds)
+    if devices.share()[0] == 0:
+        print(results.markdown(table))
+        if options.json:
+            files.write_json(options.json, table.to_dict("records"))
+            print(f"written      {options.json}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from facetransport.companion import evaluating, results
+
+    recogniser = evaluating.open_recogniser(
+        options.recogniser, _chosen_profile(options), artifacts.default_store(), not options.plain
+    )
+    table = evaluating.evaluate(recogniser, options.sets)
+    print(results.markdown(table))
+    if options.json:
+        files.write_json(options.json, {"recogniser": recogniser.name, "sets": table.to_dict("records")})
+        print(f"written      {options.json}")
+    return 0
+
+
 def _import_weights(options: argparse.Namespace) -> int:
-    """FILE OUT --kind unet|vq [--ema]: write OUT.safetensors, say what FILE was taken for."""
+    """FILE OUT --kind unet|vq|iresnet [--ema]: write OUT.safetensors, say what FILE was taken for."""
     from facetransport.diffusion import official
 
+    if options.kind == "iresnet":
+        return _import_iresnet(options.files[0], options.out.with_suffix(".safetensors"))
     if options.kind == "vq":
         done = official.import_vq(options.files, options.out, options.ema)
     elif len(options.files) == 1:
@@ -386,6 +436,20 @@ def _import_weights(options: argparse.Namespace) -> int:
     print(f"kind         {done.kind}, {done.parameters:,} parameters, names under {done.prefix!r}")
     print(f"config       {', '.join(f'{k} {v}' for k, v in done.config.items() if k != 'kind')}")
     print(f"written      {done.path}")
+    return 0
+
+
+def _import_iresnet(file: Path, out: Path) -> int:
+    """InsightFace's and ElasticFace's IResNets: what a profile's ``weights.reference`` can name."""
+    from facetransport.diffusion.official import read_checkpoint
+    from facetransport.recognition.iresnet import from_state_dict
+    from facetransport.recognition.training import save_network
+
+    model = from_state_dict(read_checkpoint(file))
+    save_network(out, model, source=file.name, digest=files.file_digest(file))
+    count = sum(p.numel() for p in model.parameters())
+    print(f"kind         iresnet of layers {model.config.layers}, {count:,} parameters, {model.config.dim} dimensions")
+    print(f"written      {out}")
     return 0
 
 

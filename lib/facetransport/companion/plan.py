@@ -79,14 +79,14 @@ def _networks(profile: Profile) -> dict[str, Build]:
     for variant, level in [(v, c) for v in variants for c in (None, *idiff_face.LEVELS)]:
         section = idiff_face.network_section(profile, level, variant)
         recipe = idiff_face.recipe(profile, level, variant)
-        found[recipe.key] = partial(_denoiser, section, _code(profile), profile.reference.embedding)
+        found[recipe.key] = partial(_denoiser, section, _code(profile), recognisers.dimension(profile))
     for variant in (None, *profile.id3pm_variants):
         section = id3pm.section_of(profile, variant)
         pixels = (3, id3pm.PIXELS, id3pm.PIXELS)
         shape = pixels if section.denoiser == "adm" else _code(profile)
         second = Attributes(section.attributes, (), ()).size
         found[id3pm.recipe(profile, variant).key] = partial(_denoiser, section, shape, DIM, second)
-    second, dim = Attributes(profile.id3.attributes, (), ()).size, profile.reference.embedding
+    second, dim = Attributes(profile.id3.attributes, (), ()).size, recognisers.dimension(profile)
     found[id3.recipe(profile).key] = partial(_denoiser, profile.id3, _code(profile), dim, second)
     return found
 

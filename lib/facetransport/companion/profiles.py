@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAd
 from pydantic.dataclasses import dataclass
 
 FOLDER = Path(__file__).with_name("profiles")
+GIVEN = ("autoencoder", "reference", "judge", "idiff_face", "unconditional")  # networks that a file can stand for
 ROLES = ("generator", "train", "val", "test", "authentic", "encoder", "gallery")  # order fixes who is in a role: append
 VARIABLE = "FACETRANSPORT_PROFILE"
 
@@ -106,7 +107,7 @@ class Autoencoder:
     latent_channels: Count
     downsample: Literal[2, 4, 8, 16]
     width: Count
-    steps: Count
+    steps: NonNegativeInt  # 0: not trained, weights.autoencoder names its file
     batch: Count
     lr: Positive
     identity_steps: NonNegativeInt  # more, at a third of lr, with the reference's embedding in the loss; 0: off
@@ -367,6 +368,10 @@ class Profile:
     seed: int
     rendered: Rendered
     photographs: dict[str, str]  # role -> folder of an imported FaceSet that plays it in place of rendered people
+    weights: dict[str, str]  # network -> file that stands for it: what `import-weights` wrote, or a recogniser's .onnx
+    tests: dict[
+        str, str
+    ]  # name -> a verification set (lfw.bin) that recognisers trained on synthetic people are tested on
     reference: RecogniserTraining
     judge: RecogniserTraining
     autoencoder: Autoencoder
@@ -388,6 +393,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         self._check_photographs()
+        self._check_weights()
         self._check_evaluation()
         size, factor = self.rendered.size, self.autoencoder.downsample
         require(size % factor == 0, f"autoencoder.downsample: expected a divisor of rendered.size {size}, got {factor}")
@@ -416,6 +422,17 @@ class Profile:
         folders = list(self.photographs.values())
         twice = sorted({f for f in folders if folders.count(f) > 1})
         require(not twice, f"photographs: {', '.join(twice)} is given to two roles, which must share no person")
+
+    def _check_weights(self) -> None:
+        unknown = sorted(set(self.weights) - set(GIVEN))
+        require(not unknown, f"weights: expected networks among {', '.join(GIVEN)}; got {', '.join(unknown)}")
+        for name, path in self.weights.items():
+            suffixes = (".safetensors", ".onnx") if name in ("reference", "judge") else (".safetensors",)
+            require(
+                path.endswith(suffixes), f"weights.{name}: expected a file ending in {' or '.join(suffixes)}: {path}"
+            )
+        taken = sorted(set(self.tests) & {"rendered", "orl", "val", "step", "loss"})
+        require(not taken, f"tests: {', '.join(taken)} is the name of something else; take another")
 
     def _check_evaluation(self) -> None:
         test, asked = self.rendered.roles["test"], self.evaluation
@@ -450,9 +467,20 @@ def load(name: str | Path) -> Profile:
         raise ValueError(f"{path}: expected a mapping of sections, got {type(data).__name__}")
     _require_plain(data, str(path))
     try:
-        return TypeAdapter(Profile).validate_json(json.dumps({"name": path.stem, **data}))
+        return TypeAdapter(Profile).validate_json(json.dumps({"name": path.stem, **data, **_beside(path, data)}))
     except ValidationError as error:
         raise ValueError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def _beside(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that name files and folders, which are meant from where the profile lies, not where it is run."""
+    here = path.absolute().parent
+
+    def found(place: Any) -> Any:
+        return str(here / Path(place).expanduser()) if isinstance(place, str) else place
+
+    sections = {name: data[name] for name in ("photographs", "weights", "tests") if isinstance(data.get(name), Mapping)}
+    return {name: {key: found(place) for key, place in section.items()} for name, section in sections.items()}
 
 
 def _require_plain(value: Any, path: str, key: str = "") -> None:

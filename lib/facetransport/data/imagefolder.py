@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from facetransport.data.photographs import Collection, Geometry, Grey, read_file
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff", ".gif", ".jp2")
 
 
 def people(root: Path, geometry: Geometry = "detect", grey: Grey = "refuse") -> Collection:
@@ -44,6 +45,12 @@ def photographs(root: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"{root}: no photographs in it; expected files ending in {', '.join(SUFFIXES)}")
     return found
+
+
+def passed_over(root: Path) -> dict[str, int]:
+    """How many files below ``root`` are taken for no photographs, by suffix."""
+    suffixes = (path.suffix.lower() or "without one" for path in root.rglob("*") if path.is_file())
+    return dict(Counter(suffix for suffix in suffixes if suffix not in SUFFIXES))
 
 
 def _collection(

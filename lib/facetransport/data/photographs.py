@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facetransport.data import detection, shards
 from facetransport.data.alignment import estimate, from_112, transform_points, warp
@@ -24,9 +24,21 @@ from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
 from facetransport.data.template import ARCFACE_112
 
 Grey = Literal["refuse", "repeat"]
+Broken = Literal["refuse", "skip"]
 Geometry = Literal["landmarks", "insightface", "detect", "whole"]
 Face = tuple[np.ndarray, np.ndarray | None]  # an aligned image, and its landmarks where they are known
 COLOUR, GREY = ("RGB", "RGBA", "P", "CMYK", "YCbCr"), ("1", "L", "LA")  # modes of PIL, 8 bits a channel
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "PPM",
+    "TIFF",
+    "GIF",
+    "JPEG2000",
+)  # that Pillow decodes by itself, running nothing
+MOST = 100_000_000  # pixels; more take gigabytes in each process
 PART = 256  # photographs a shard
 DETECTOR_SIDE = 250  # pixels that smaller photographs are enlarged to for the search: dlib finds faces of 80 and more
 
@@ -60,13 +72,19 @@ class Collection:
 def decode(data: bytes, name: str, grey: Grey = "refuse") -> np.ndarray:
     """uint8 (H, W, 3), RGB, of the bytes of an image file; ValueError that says ``name`` where it is broken or refused.
 
-    grey: "repeat" makes three equal channels of one.
+    Of a format in ``FORMATS``, at most ``MOST`` pixels; turned upright where the file says how it was held. grey:
+    "repeat" makes three equal channels of one.
     """
     try:
-        image = Image.open(BytesIO(data))
-        image.load()
+        image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MOST:
+            raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MOST:,}")
+        image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: not an image that can be read whole ({error}); fetch it again") from None
+        raise ValueError(
+            f"{name}: not an image that can be read whole ({error}); expected one of {', '.join(FORMATS)}: "
+            "fetch or convert it again"
+        ) from None
     if image.mode not in (*COLOUR, *GREY):
         raise ValueError(f"{name}: expected 8 bits a channel, got mode {image.mode}; convert it first")
     if image.mode in GREY and grey == "refuse":
@@ -110,27 +128,38 @@ def _to_template(image: np.ndarray, landmarks: np.ndarray | None, geometry: Geom
 
 
 def to_faceset(
-    collection: Collection, folder: Path, size: int, workers: int | None = None
-) -> tuple[FaceSet, list[str]]:
-    """Read and align all photographs into ``folder``: the FaceSet, and the sources without a detected face, left out.
+    collection: Collection, folder: Path, size: int, workers: int | None = None, broken: Broken = "refuse"
+) -> tuple[FaceSet, dict[str, str]]:
+    """Read and align all photographs into ``folder``: the FaceSet, and what was left out, with the reason.
 
     On every core; resumes after a kill. The table gains or replaces landmarks in pixels of the result, where they are
-    known. Memory: a shard per process.
+    known. Memory: a shard per process. broken: "skip" leaves out files that cannot be read, as it does photographs
+    without a detected face.
     """
     rows = [collection.table.iloc[i : i + PART] for i in range(0, len(collection.table), PART)]
     if not shards.claim(folder, {"size": size, "geometry": collection.geometry, "photographs": _digest(collection)}):
-        make = partial(_part, collection.read, collection.geometry, size)
+        make = partial(_part, collection.read, collection.geometry, size, broken)
         shards.build(folder, rows, [len(part) for part in rows], make, workers, f"reading {folder.name}")
     faces = FaceSet.load(folder)
     if not len(faces):
         raise ValueError(f"{folder}: no face found in any of {len(collection.table)} photographs; try another geometry")
     lost = collection.table["source"][~collection.table["source"].isin(faces.table["source"])]
-    return faces, lost.tolist()
+    return faces, {source: _why(collection.read, source) for source in lost}
 
 
-def _part(read: Callable[[str], np.ndarray], geometry: Geometry, size: int, table: pd.DataFrame) -> FaceSet:
+def _why(read: Callable[[str], np.ndarray], source: str) -> str:
+    try:
+        read(source)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return "no face found"
+
+
+def _part(
+    read: Callable[[str], np.ndarray], geometry: Geometry, size: int, broken: Broken, table: pd.DataFrame
+) -> FaceSet:
     """The faces of some rows; rows without one are left out."""
-    found = [_one(read, geometry, size, row) for _, row in table.iterrows()]
+    found = [_one(read, geometry, size, broken, row) for _, row in table.iterrows()]
     images = [face[0] for face in found if face]
     table = table[[face is not None for face in found]].reset_index(drop=True)
     points = [face[1] for face in found if face and face[1] is not None]
@@ -139,10 +168,17 @@ def _part(read: Callable[[str], np.ndarray], geometry: Geometry, size: int, tabl
     return FaceSet(np.stack(images) if images else np.empty((0, size, size, 3), np.uint8), table)
 
 
-def _one(read: Callable[[str], np.ndarray], geometry: Geometry, size: int, row: pd.Series) -> Face | None:
+def _one(
+    read: Callable[[str], np.ndarray], geometry: Geometry, size: int, broken: Broken, row: pd.Series
+) -> Face | None:
     known = set(LANDMARK_COLUMNS) <= set(row.index)
     landmarks = row[list(LANDMARK_COLUMNS)].to_numpy(np.float64).reshape(5, 2) if known else None
-    image = read(row["source"])
+    try:
+        image = read(row["source"])
+    except (ValueError, OSError):
+        if broken == "skip":
+            return None
+        raise
     try:
         return aligned(image, landmarks, geometry, size)
     except ValueError as error:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from facetransport import files
 from facetransport.data.faceset import FaceSet
+from facetransport.evaluation.pairs import PairSet, auc, embed_pairs, verify_set
 from facetransport.evaluation.protocols import separability, verify
 from facetransport.evaluation.statistics import Estimate
 from facetransport.recognition.augmentation import PublishedAugment
@@ -37,6 +38,8 @@ from facetransport.recognition.training import (
 )
 from facetransport.training import TrainingConfig, train
 
+Test = FaceSet | PairSet
+"""People whose pairs are all compared, or given pairs (lfw.bin)."""
 OPERATIONS = {"flip": 0, "randaugment": 4}  # of RandAugment on every image, beside mirror images
 CURVE, RESULT = "curve.csv", "result.json"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"  # while it runs
@@ -131,7 +134,7 @@ def train_and_test(
     head: HeadConfig,
     training: TrainingConfig,
     val: FaceSet,
-    tests: Mapping[str, FaceSet],
+    tests: Mapping[str, Test],
     *,
     augmentation: str,
     evaluations: int,
@@ -169,7 +172,7 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     return [round(steps * (k + 1) / evaluations) for k in range(evaluations)]
 
 
-def look(step: int, loss: float, network: IResNet, val: FaceSet, tests: Mapping[str, FaceSet], folder: Path) -> None:
+def look(step: int, loss: float, network: IResNet, val: FaceSet, tests: Mapping[str, Test], folder: Path) -> None:
     """Add a row to the curve, unless an interrupted attempt did; keep the weights if they are the best on ``val``."""
     rows = _rows(folder)
     if any(row["step"] == step for row in rows):
@@ -185,7 +188,7 @@ def conclude(
     faces: FaceSet,
     run: TrainingConfig,
     augmentation: str,
-    tests: Mapping[str, FaceSet],
+    tests: Mapping[str, Test],
     folder: Path,
     bootstrap: int,
 ) -> Result:
@@ -206,8 +209,12 @@ def conclude(
     )
 
 
-def measure(model: IResNet, faces: FaceSet, peeked: float, bootstrap: int) -> Tested:
+def measure(model: IResNet, faces: Test, peeked: float, bootstrap: int) -> Tested:
     """All numbers of one test set."""
+    if isinstance(faces, PairSet):
+        vectors, same = embed_pairs(IResNetRecogniser(model, flip=True), faces), faces.same
+        plain, centred = (verify_set(vectors, same, centre).accuracy for centre in (False, True))
+        return Tested(plain, centred, auc(vectors, same), peeked)
     vectors, labels = embed_faceset(IResNetRecogniser(model, flip=True), faces), faces.identity
     folds = fold_count(faces)
     return Tested(
@@ -218,8 +225,10 @@ def measure(model: IResNet, faces: FaceSet, peeked: float, bootstrap: int) -> Te
     )
 
 
-def validate(model: IResNet, val: FaceSet, flip: bool = False) -> float:
-    """10-fold verification accuracy on a FaceSet. flip: embed image and mirror image."""
+def validate(model: IResNet, val: Test, flip: bool = False) -> float:
+    """10-fold verification accuracy on a set. flip: embed image and mirror image."""
+    if isinstance(val, PairSet):
+        return verify_set(embed_pairs(IResNetRecogniser(model, flip=flip), val), val.same).accuracy.value
     embeddings = embed_faceset(IResNetRecogniser(model, flip=flip), val)
     return verify(embeddings, val.identity, folds=fold_count(val), bootstrap=0).accuracy.value
 
@@ -229,11 +238,11 @@ def fold_count(faces: FaceSet) -> int:
     return min(10, len(np.unique(faces.identity)))
 
 
-def _check(val: FaceSet, tests: Mapping[str, FaceSet]) -> None:
+def _check(val: FaceSet, tests: Mapping[str, Test]) -> None:
     """Now, not after an hour of training."""
     if not tests or {"step", "loss", "val"} & set(tests):
         raise ValueError(f"tests: expected FaceSets under names other than step, loss and val, got {list(tests)}")
-    for name, faces in {"val": val, **tests}.items():
+    for name, faces in {"val": val, **{n: t for n, t in tests.items() if isinstance(t, FaceSet)}}.items():
         people, images = len(np.unique(faces.identity)), len(faces)
         if people < 3 or images < 2 * people:
             raise ValueError(f"{name}: expected at least 3 people, 2 images each; got {people} and {images} images")

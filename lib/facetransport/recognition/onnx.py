@@ -21,25 +21,34 @@ class OnnxRecogniser:
     """Black box `Recogniser` around an ArcFace ONNX file, loaded by ``insightface.model_zoo``.
 
     insightface takes 112-pixel BGR crops and swaps them to RGB itself; (x - 127.5) / 127.5 unless the file normalises.
-    providers: of onnxruntime, default insightface's. margin: False for images that are InsightFace crops already.
+    providers: of onnxruntime, default insightface's. margin: False for images that are InsightFace crops already. flip:
+    average with the features of the mirror image.
     """
 
     def __init__(
-        self, path: Path | str, name: str | None = None, providers: list[str] | None = None, margin: bool = True
+        self,
+        path: Path | str,
+        name: str | None = None,
+        providers: list[str] | None = None,
+        margin: bool = True,
+        flip: bool = False,
     ) -> None:
         path = Path(path)
         self.model = load_arcface(path, providers)
         self.size = int(self.model.input_size[0])
         self.dim = int(self.model.output_shape[1])
-        self.name, self.margin = name or path.stem, margin
+        self.name, self.margin, self.flip = name or path.stem, margin, flip
 
     def embed(self, images: Tensor) -> Tensor:
         """float32 (B, 3, S, S) in [-1, 1], aligned -> float32 (B, dim), unit norm, detached, on the images' device."""
         rgb = to_uint8(network_input(images.detach().float(), self.size, self.margin))
-        features = self.model.get_feat([cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in rgb])
+        features = self._features(rgb) + (self._features(rgb[:, :, ::-1]) if self.flip else 0)
         if not np.isfinite(features).all():
             raise ValueError(f"{self.name}: the ONNX model returned NaN or inf; is it a recogniser, and whole?")
         return torch.nn.functional.normalize(torch.from_numpy(features).float(), dim=1).to(images.device)
+
+    def _features(self, rgb: np.ndarray) -> np.ndarray:
+        return self.model.get_feat([cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR) for image in rgb])
 
 
 def load_arcface(path: Path, providers: list[str] | None = None) -> Any:

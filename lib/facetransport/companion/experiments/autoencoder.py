@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.experiments import recognisers, roles
+from facetransport.companion.experiments import given, recognisers, roles
 from facetransport.companion.profiles import Autoencoder as AutoencoderSection
 from facetransport.companion.profiles import Decoder as DecoderSection
 from facetransport.companion.profiles import Profile, as_config
@@ -44,7 +44,10 @@ def load_autoencoder(profile: Profile, store: Store) -> Autoencoder:
 
 
 def code_recipe(profile: Profile) -> Recipe:
-    """The code: trained on pixels, then, with ``identity_steps``, on the reference's embeddings too."""
+    """The code: trained on pixels, then, with ``identity_steps``, on the reference's embeddings too; or a file."""
+    brought = given.recipe(profile, "autoencoder")
+    if brought:
+        return brought
     config = profile.autoencoder
     pixels = _pixels_recipe(profile)
     if not config.identity_steps:
@@ -70,13 +73,14 @@ def _pixels_recipe(profile: Profile) -> Recipe:
     for name in ("identity_steps", "identity_weight"):
         config.pop(name)
     upstream = (roles.recipe(profile, "train"),)
-    return Recipe(
-        "autoencoder.pixels", config, partial(_make_pixels, profile.autoencoder), upstream=upstream, collective=True
-    )
+    make = partial(_make_pixels, profile)
+    return Recipe("autoencoder.pixels", config, make, upstream=upstream, collective=True)
 
 
-def _make_pixels(section: AutoencoderSection, folder: Path, upstream: tuple[Path, ...]) -> None:
+def _make_pixels(profile: Profile, folder: Path, upstream: tuple[Path, ...]) -> None:
     """Train on pixels into ``folder``; continues an interrupted attempt."""
+    given.require(profile)
+    section = profile.autoencoder
     with seeded(section.seed):
         code = codes.build(CodeConfig(section.kind, section.latent_channels, section.downsample, section.width))
     training = TrainingConfig(
@@ -92,7 +96,7 @@ def _make_identity(section: AutoencoderSection, folder: Path, upstream: tuple[Pa
     training = TrainingConfig(
         section.identity_steps, section.batch, section.lr / 3, section.seed, warmup=100, decay="cosine", bf16=True
     )
-    features = partial(_embedding, recognisers.read(reference).requires_grad_(False))
+    features = partial(_embedding, recognisers.read_white_box(reference).requires_grad_(False))
     _train_code_into(folder, code, faces, training, LossWeights(features=section.identity_weight), features)
 
 
@@ -111,7 +115,7 @@ def _make_decoder(section: DecoderSection, folder: Path, upstream: tuple[Path, .
         bf16=True,
     )
     faceset = FaceSet.load(faces).select(slice(section.people))
-    features = partial(_stages, recognisers.read(reference).requires_grad_(False))
+    features = partial(_stages, recognisers.read_white_box(reference).requires_grad_(False))
     weights = LossWeights(features=section.feature_weight)
     final, facts = _train_into(folder, code, faceset, training, weights, features)
     tensors = {n: v for n, v in final.state_dict().items() if n.startswith(codes.DECODER)}

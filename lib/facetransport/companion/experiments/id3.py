@@ -84,7 +84,8 @@ def adjusted(model: Model, sight: Decoded | Distilled, slope: Slope = "exact") -
 def load_sight(profile: Profile, store: Store) -> Decoded:
     """f of the decoded image: the reference."""
     code = autoencoder.load_autoencoder(profile, store).code
-    return Decoded(code, recognisers.load_reference(profile, store)).to(device())
+    reference = recognisers.read_white_box(store.get(recognisers.recipe(profile)))
+    return Decoded(code, reference).to(device())
 
 
 def load_distilled(profile: Profile, store: Store) -> Distilled:
@@ -234,7 +235,7 @@ def loss_of(section: ID3, codes: Tensor, conditions: Tensor, sight: Decoded | Di
 
 def _read_decoded(folders: list[Path]) -> Decoded:
     reference, *code = folders
-    return Decoded(autoencoder.load_folders(code).code, recognisers.read(reference)).to(device())
+    return Decoded(autoencoder.load_folders(code).code, recognisers.read_white_box(reference)).to(device())
 
 
 def _read_distilled(folder: Path) -> Distilled:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facetransport import devices
 from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.experiments import autoencoder, recognisers, roles
+from facetransport.companion.experiments import autoencoder, given, recognisers, roles
 from facetransport.companion.experiments.fitting import MODEL, fit_denoiser, network_config
 from facetransport.companion.profiles import IDiffFace, Profile, as_config
 from facetransport.data.faceset import FaceSet
@@ -48,8 +48,12 @@ def recipe(profile: Profile, cpd: float | None = None, variant: str | None = Non
 
     variant: a name in the profile's ``idiff_face_variants``, another network: stage ``idiff_face.<variant>``, at a
     level other than its own ``idiff_face.<variant>.cpd0``. A variant that is the profile's own network has its recipe.
+    The profile's own and ``unconditional`` can be files that it gives.
     """
     section = network_section(profile, cpd, variant)
+    brought = given.recipe(profile, "idiff_face" if section == profile.idiff_face else variant or "")
+    if brought:
+        return brought
     level = f"cpd{round(100 * section.cpd)}"
     if variant is None or section == replace(profile.idiff_face, cpd=section.cpd):
         stage = f"idiff_face.{level}"
@@ -200,7 +204,7 @@ def _make_drawn(draw: Draw, folder: Path, upstream: tuple[Path, ...]) -> None:
 
 
 def _uniform(profile: Profile, n: int, seed: int) -> Source:
-    dim = profile.reference.embedding
+    dim = recognisers.dimension(profile)
     return {"n": n, "dim": dim, "seed": seed}, (), lambda _: uniform_contexts(n, dim, seed)
 
 

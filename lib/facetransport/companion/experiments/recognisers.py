@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.experiments import roles
+from facetransport.companion.experiments import given, roles
 from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
 from facetransport.devices import device
@@ -18,6 +18,8 @@ from facetransport.recognition import dlib
 from facetransport.recognition.augmentation import Augment
 from facetransport.recognition.dlib import DlibRecogniser
 from facetransport.recognition.iresnet import IResNetConfig, IResNetRecogniser
+from facetransport.recognition.onnx import OnnxRecogniser
+from facetransport.recognition.recogniser import Recogniser
 from facetransport.recognition.training import (
     HeadConfig,
     Learner,
@@ -27,6 +29,7 @@ from facetransport.recognition.training import (
     recogniser_loss,
     save_network,
 )
+from facetransport.tensors import read_metadata
 from facetransport.training import TrainingConfig, TrainingLog, train
 from facetransport.version import code_version
 
@@ -36,9 +39,15 @@ CHECKPOINT_EVERY = 500  # steps
 
 
 def recipe(profile: Profile, name: str = "reference") -> Recipe:
-    """A trained recogniser: ``model.safetensors`` and ``log.csv``. name: one of NETWORKS."""
+    """A trained recogniser: ``model.safetensors`` and ``log.csv``; or the file that the profile gives for it.
+
+    name: one of NETWORKS.
+    """
     if name not in NETWORKS:
         raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
+    brought = given.recipe(profile, name)
+    if brought:
+        return brought
     section: RecogniserTraining = getattr(profile, name)
     upstream = (roles.recipe(profile, NETWORKS[name]), roles.recipe(profile, "val"))
     return Recipe(
@@ -50,6 +59,14 @@ def network_config(section: RecogniserTraining) -> IResNetConfig:
     """The shape of a section's network."""
     shape: dict[str, Any] = {name: getattr(section, name) for name in ("layers", "widths", "strides", "dropout")}
     return IResNetConfig(input_size=section.size, dim=section.embedding, **shape)
+
+
+def dimension(profile: Profile) -> int:
+    """Of the reference's embeddings: the given file's, else the section's."""
+    path = Path(profile.weights.get("reference", ""))
+    if path.suffix == ".onnx":
+        return OnnxRecogniser(path).dim
+    return int(read_metadata(path)["config"]["dim"]) if path.suffix else profile.reference.embedding
 
 
 def head_config(section: RecogniserTraining) -> HeadConfig:
@@ -81,18 +98,31 @@ def _make(section: RecogniserTraining, folder: Path, upstream: tuple[Path, ...])
     checkpoint.unlink(missing_ok=True)
 
 
-def read(folder: Path, name: str = "reference", flip: bool = False) -> IResNetRecogniser:
-    """The recogniser of a finished artefact."""
+def read(folder: Path, name: str = "reference", flip: bool = False) -> Recogniser:
+    """The recogniser of a finished artefact: a white box, unless an ONNX file was given."""
+    if (folder / given.ONNX).is_file():
+        return OnnxRecogniser(folder / given.ONNX, name, flip=flip)
     return IResNetRecogniser(load_network(folder / MODEL), name, flip).to(device())
 
 
-def load_recogniser(profile: Profile, store: Store, name: str = "reference", flip: bool = False) -> IResNetRecogniser:
-    """A profile's trained recogniser, trained where neither shipped nor cached. flip: average with the mirror image."""
+def read_white_box(folder: Path) -> IResNetRecogniser:
+    """The reference where gradients must flow through it; ValueError where it is a black box."""
+    found = read(folder)
+    if not isinstance(found, IResNetRecogniser):
+        raise ValueError(
+            "weights.reference: an ONNX file lets no gradient through, which ID3 and the autoencoder's identity loss "
+            "need; give the network's own weights (import-weights --kind iresnet)"
+        )
+    return found
+
+
+def load_recogniser(profile: Profile, store: Store, name: str = "reference", flip: bool = False) -> Recogniser:
+    """A profile's recogniser: given, shipped, cached, or trained now. flip: average with the mirror image."""
     return read(store.get(recipe(profile, name)), name, flip)
 
 
-def load_reference(profile: Profile, store: Store, flip: bool = False) -> IResNetRecogniser:
-    """The white box that conditions and guides."""
+def load_reference(profile: Profile, store: Store, flip: bool = False) -> Recogniser:
+    """What conditions."""
     return load_recogniser(profile, store, "reference", flip)
 
 

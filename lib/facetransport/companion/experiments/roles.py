@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ from facetransport.files import file_digest
 from facetransport.world import rendered
 from facetransport.world.head import Head, slice_head
 
-EVEN = ("val", "test", "authentic", "gallery")  # roles whose people have equally many images; the others take all
+EVEN = ("val", "test", "gallery")  # roles whose people have equally many images; the others take all
 CHUNK = 1024  # images copied at a time
 ROLE_STRIDE = 10_000_000  # identity indices of rendered role r start at r * ROLE_STRIDE: the splits cannot meet
 
@@ -31,14 +32,16 @@ ROLE_STRIDE = 10_000_000  # identity indices of rendered role r start at r * ROL
 def recipe(profile: Profile, role: str) -> Recipe:
     """The FaceSet of a role: rendered, unless the profile's ``photographs`` name a folder for it.
 
-    A folder is known by its contents, not by its place: its table's digest, and the shape of its images.
+    A folder is known by its contents, not by its place. ValueError where it holds fewer people than a role needs that
+    judges.
     """
     if role not in profile.photographs:
         return rendered_recipe(profile, role)
-    folder, asked = _folder(profile, role), profile.rendered.roles[role]
-    shape = list(_open(profile, role).images.shape)
-    config = {"table": file_digest(folder / "table.npz"), "images": shape}
-    config |= as_config(asked) if role in EVEN else {}
+    folder, asked, faces = _folder(profile, role), profile.rendered.roles[role], _open(profile, role)
+    config: dict[str, Any] = {"table": file_digest(folder / "table.npz"), "images": images_digest(folder)}
+    if role in EVEN:
+        even_rows(faces.identity, role, asked)
+        config |= as_config(asked)
     return Recipe(f"photographs.{role}", config, partial(_take, folder, role, asked))
 
 
@@ -54,6 +57,16 @@ def glimpse(profile: Profile, role: str, rows: Sequence[int], store: Store) -> F
     return load(profile, role, store).select(np.asarray(rows))
 
 
+def some(profile: Profile, role: str, people: int, views: int, store: Store) -> FaceSet:
+    """The first images of a role's first people, without rendering the rest."""
+    if role not in profile.photographs:
+        each = profile.rendered.roles[role].views
+        return glimpse_rendered(profile, role, [i * each + k for i in range(people) for k in range(views)], store)
+    faces = load(profile, role, store)
+    first = [np.flatnonzero(faces.identity == person)[:views] for person in np.unique(faces.identity)[:people]]
+    return faces.select(np.concatenate(first))
+
+
 def identities(profile: Profile, role: str) -> int:
     """How many people a role has."""
     if role not in profile.photographs or role in EVEN:
@@ -61,8 +74,21 @@ def identities(profile: Profile, role: str) -> int:
     return len(np.unique(_open(profile, role).identity))
 
 
+def images_digest(folder: Path) -> str:
+    """Hex SHA-256 of ``images.npy``: of gigabytes, so noted beside it for as long as its size and time stay."""
+    path, memo = folder / "images.npy", folder / "images.npy.sha256"
+    known = memo.read_text(encoding="utf-8").split() if memo.is_file() else []
+    now = [str(path.stat().st_size), str(path.stat().st_mtime_ns)]
+    if known[1:] == now:
+        return known[0]
+    digest = file_digest(path)
+    with suppress(OSError):  # a folder that is not ours to write in
+        memo.write_text(" ".join([digest, *now]), encoding="utf-8")
+    return digest
+
+
 def _folder(profile: Profile, role: str) -> Path:
-    return Path(profile.photographs[role]).expanduser().absolute()
+    return Path(profile.photographs[role])
 
 
 def _open(profile: Profile, role: str) -> FaceSet:
@@ -77,12 +103,17 @@ def _open(profile: Profile, role: str) -> FaceSet:
 
 
 def _take(source: Path, role: str, asked: Role, folder: Path, upstream: tuple[Path, ...]) -> None:
-    """Copy the role's rows; ``view`` counts the images of a person, as in rendered sets."""
+    """Take over the role's rows, all by a hard link where the disk allows it; ``view`` counts a person's images."""
     del upstream
     faces = FaceSet.load(source)
     rows = even_rows(faces.identity, role, asked) if role in EVEN else np.arange(len(faces))
     table = faces.table.iloc[rows].reset_index(drop=True)
     save_table(table.assign(view=table.groupby("identity").cumcount()), folder / "table.npz")
+    (folder / "images.npy").unlink(missing_ok=True)
+    if len(rows) == len(faces):
+        with suppress(OSError):
+            (folder / "images.npy").hardlink_to(source / "images.npy")
+            return
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (len(rows), *faces.images.shape[1:]))
     for i in range(0, len(rows), CHUNK):
         images[i : i + CHUNK] = faces.images[rows[i : i + CHUNK]]

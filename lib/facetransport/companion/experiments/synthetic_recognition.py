@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from facetransport.companion.artifacts import Recipe
-from facetransport.companion.experiments import id3, recognisers, roles
+from facetransport.companion.experiments import given, id3, recognisers, roles
 from facetransport.companion.experiments.idiff_face import dataset_recipe
 from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation import benchmark
+from facetransport.evaluation.pairs import PairSet
 
 
 def run_recipe(
@@ -30,22 +32,31 @@ def run_recipe(
     steps = times * section.training.steps
     run = replace(section.training, lr=lr, seed=seed, steps=steps, augment=True, randaugment=operations)
     chosen = {"augmentation": augmentation, **settings}
-    tested = (roles.recipe(profile, "val"), roles.recipe(profile, "test"), roles.orl_recipe(profile.rendered.size))
+    judged = [roles.recipe(profile, "val"), roles.recipe(profile, "test"), roles.orl_recipe(profile.rendered.size)]
+    judged += [given.pairs_recipe(name, path) for name, path in profile.tests.items()]
     return Recipe(
         stage=f"synthetic_recognition.{name}",
         config={**as_config(run), **chosen},
-        make=partial(_make, run, chosen),
-        upstream=(faces, *tested),
+        make=partial(_make, run, chosen, tuple(profile.tests)),
+        upstream=(faces, *judged),
         label=f"{augmentation}, lr {lr:g}, seed {seed}" + f", {steps} steps" * (times > 1),
         collective=True,
     )
 
 
-def _make(section: RecogniserTraining, settings: Mapping[str, Any], folder: Path, upstream: tuple[Path, ...]) -> None:
-    """Train on upstream[0], pick on upstream[1], test on upstream[2] and [3]; continues an interrupted attempt."""
-    faces, val, rendered, orl = (FaceSet.load(path) for path in upstream)
+def _make(
+    section: RecogniserTraining,
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    folder: Path,
+    upstream: tuple[Path, ...],
+) -> None:
+    """Train on upstream[0], pick on upstream[1], test on the others; continues an interrupted attempt."""
+    faces, val, rendered, orl = (FaceSet.load(path) for path in upstream[:4])
+    tests: dict[str, benchmark.Test] = {"rendered": rendered, "orl": orl}
+    tests |= {name: PairSet.open(path / given.PAIRS) for name, path in zip(names, upstream[4:], strict=True)}
     how = recognisers.network_config(section), recognisers.head_config(section), recognisers.training_config(section)
-    benchmark.train_and_test(faces, *how, val, {"rendered": rendered, "orl": orl}, folder=folder, **settings)
+    benchmark.train_and_test(faces, *how, val, tests, folder=folder, **settings)
 
 
 ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, from Table 2 of its paper
@@ -81,12 +92,24 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
 
 def recognition_run(profile: Profile, row: str, seed: int) -> Recipe:
     """The results of one recogniser trained on a row's set."""
-    rows = recognition_rows(profile)
-    if row not in rows:
-        raise ValueError(f"row: expected one of {', '.join(rows)}; got {row!r}")
-    faces, augmentation = rows[row]
+    faces, augmentation = _row(profile, row)
     lr = profile.synthetic_recognition.training.lr
     return run_recipe(profile, faces, row if row.startswith("id3") else f"idiff_face.{row}", augmentation, lr, seed)
+
+
+PUBLISHED = re.compile(r"(?P<kind>\w+)\.cpd(?P<cpd>\d+)\.(?P<n>\d+)x(?P<each>\d+)\.(?P<augmentation>flip|randaugment)")
+
+
+def _row(profile: Profile, row: str) -> tuple[Recipe, str]:
+    """A row by its name, or one of the paper's own tables: contexts, CPD, people x images and augmentation."""
+    rows, asked = recognition_rows(profile), PUBLISHED.fullmatch(row)
+    if row in rows:
+        return rows[row]
+    if not asked:
+        raise ValueError(f"row: expected one of {', '.join(rows)}, or such as uniform.cpd25.5000x16.flip; got {row!r}")
+    n, each, cpd = int(asked["n"]), int(asked["each"]), int(asked["cpd"]) / 100
+    faces = dataset_recipe(profile, asked["kind"], n, cpd, samples=each, guidance=1.0, temperature=1.0)
+    return faces, asked["augmentation"]
 
 
 def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:

@@ -1,0 +1,177 @@
+"""The researcher's chain on tiny files in the field's formats: the README's commands, from FFHQ, CASIA and LFW on disk
+to a table of LFW accuracies. The files are written by code that shares nothing with the readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from facetransport.companion import artifacts, cli, profiles
+from facetransport.data.faceset import FaceSet
+from facetransport.diffusion.unet import UNet, UNetConfig
+from facetransport.recognition.iresnet import IResNet, IResNetConfig
+from test_official import ldm_shapes
+
+README = Path(__file__).parents[1] / "README.md"
+SIDE, DIM = 64, 64
+RNG = np.random.default_rng(0)
+
+
+def face(side: int, person: int) -> Image.Image:
+    """A smooth picture; pictures of one person are alike."""
+    base = np.random.default_rng(person).integers(0, 256, (4, 4, 3))
+    noisy = np.clip(base + RNG.integers(-20, 20, base.shape), 0, 255).astype(np.uint8)
+    return Image.fromarray(noisy).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    out = BytesIO()
+    image.save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+def write_ffhq(folder: Path, count: int) -> None:
+    """FFHQ's own layout, and one file that a broken download left."""
+    for i in range(count):
+        path = folder / f"{i // 100 * 100:05d}" / f"{i:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        face(128, i).save(path)
+    (folder / "00000" / "00099.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+
+
+def record(label: list[float], image: bytes = b"") -> bytes:
+    flag = len(label) if len(label) > 1 else 0
+    payload = struct.pack("<IfQQ", flag, 0.0 if flag else label[0], 0, 0)
+    payload += struct.pack(f"<{flag}f", *label) if flag else b""
+    payload += image
+    return struct.pack("<II", 0xCED7230A, len(payload)) + payload + b"\0" * (-len(payload) % 4)
+
+
+def write_rec(path: Path, people: list[int]) -> None:
+    """people: how many images each has, as uneven as CASIA's are."""
+    images = [(p, jpeg(face(112, 1000 + p))) for p, count in enumerate(people) for _ in range(count)]
+    ends = np.cumsum(people) + 1
+    records = [record([len(images) + 1, len(images) + 1 + len(people)])]
+    records += [record([float(p)], image) for p, image in images]
+    records += [record([end - count, end]) for end, count in zip(ends, people, strict=True)]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"".join(records))
+    starts = np.cumsum([0, *map(len, records[:-1])])
+    path.with_suffix(".idx").write_text("".join(f"{key}\t{start}\n" for key, start in enumerate(starts)))
+
+
+def write_bin(path: Path, pairs: int) -> None:
+    same = [i % 2 == 0 for i in range(pairs)]
+    images = [
+        jpeg(face(112, 5000 + 2 * i + (0 if is_same else side))) for i, is_same in enumerate(same) for side in (0, 1)
+    ]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps((images, same)))
+
+
+def write_weights(folder: Path) -> None:
+    """Random ones under the official names and shapes: LDM's VQ-f4, IDiff-Face's U-Net, InsightFace's IResNet."""
+    torch.manual_seed(0)
+    vq = {f"first_stage_model.{n}": 0.1 * torch.randn(s) for n, s in ldm_shapes(32).items()}
+    unet = UNet(UNetConfig(3, 32, (1, 2), (False, True), blocks=1, context_dim=DIM))
+    iresnet = IResNet(IResNetConfig((1, 1, 1, 1), (8, 8, 16, 16), input_size=112, dim=DIM))
+    for name, state in {
+        "vq-f4/model.ckpt": {"state_dict": vq},
+        "idiff_face/ema_averaged_model.ckpt": {"model": unet.state_dict()},
+        "elasticface_arc_r100.pth": iresnet.state_dict(),
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, folder / name)
+
+
+def write_profile(path: Path, guide: str) -> None:
+    """The smoke profile, with what the guide says a user writes into theirs."""
+    data = yaml.load((profiles.FOLDER / "smoke.yaml").read_text(), profiles._Loader)
+    data |= yaml.safe_load(re.search(r"```yaml\n(photographs:.*?)```", guide, re.S)[1])  # type: ignore[index]
+    data["rendered"]["size"] = SIDE
+    data["autoencoder"] |= {"kind": "vq", "latent_channels": 3, "downsample": 4, "steps": 0, "identity_steps": 0}
+    data["decoder"]["steps"] = 0
+    data["idiff_face"] |= {"denoiser": "unet_ca", "width": 32, "depth": 1, "context_drop": 0, "cpd": 0.25}
+    data["sampling"] |= {"guidance": 1.0, "temperature": 1.0, "steps": 2}
+    data["generation"] |= {"identities": 5, "samples": 4, "cpd": 0.25, "guidance": 1.0, "temperature": 1.0}
+    path.write_text(yaml.safe_dump(data))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a researcher has on disk."""
+    folder = tmp_path_factory.mktemp("desk")
+    write_ffhq(folder / "ffhq" / "thumbnails128x128", 30)
+    write_rec(folder / "casia" / "train.rec", [3, 5, 2, 4, 6, 2])
+    write_bin(folder / "tests" / "lfw.bin", 60)
+    write_weights(folder)
+    write_profile(folder / "mine.yaml", README.read_text(encoding="utf-8"))
+    return folder
+
+
+def commands() -> list[list[str]]:
+    """The guide's, at this size."""
+    block = re.search(r"```sh\n(facetransport import-faces ffhq.*?)```", README.read_text(encoding="utf-8"), re.S)
+    assert block
+    lines = block[1].replace("--size 128", f"--size {SIDE}").replace("10000x50", "5x4").splitlines()
+    return [line.split()[1:] for line in lines]
+
+
+def test_the_guide_ends_in_a_table(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv(artifacts.VARIABLE, str(desk / "cache"))
+    said: dict[str, str] = {}
+    for arguments in commands():
+        assert cli.main(arguments) == 0, capsys.readouterr().err
+        said[" ".join(arguments[:3])] = capsys.readouterr().out
+    assert "1 without a face or broken" in said["import-faces ffhq ffhq/thumbnails128x128"]
+    assert "not an image that can be read whole" in (desk / "faces/ffhq/failures.json").read_text()
+    assert FaceSet.load(desk / "faces/casia").identity.tolist() == np.arange(6).repeat([3, 5, 2, 4, 6, 2]).tolist()
+    [lfw] = json.loads((desk / "lfw.json").read_text())["sets"]
+    assert lfw["set"] == "lfw" and lfw["pairs"] == 60 and 0.3 < lfw["low"] <= lfw["accuracy"] <= lfw["high"] <= 1
+    rows = json.loads((desk / "table.json").read_text())
+    assert [(r["row"], r["images"]) for r in rows] == [("uniform.cpd25.5x4.flip", 20)] * 2 + [
+        ("authentic_flip", 22)
+    ] * 2
+    assert all({"rendered", "orl", "lfw"} <= set(row) for row in rows)
+    assert "| uniform.cpd25.5x4.flip | 0 | 5 | 20 |" in said["benchmark uniform.cpd25.5x4.flip authentic_flip"]
+    trained = {path.name for path in (desk / "cache").iterdir()}
+    assert "weights.autoencoder" in trained and not trained & {
+        "autoencoder.pixels",
+        "recognition.reference",
+        "idiff_face.cpd25",
+    }
+
+
+def test_two_processes_draw_the_set_of_one(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (desk / "weights" / "vq.safetensors").is_file():
+        pytest.skip("the guide did not get so far")
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "facetransport",
+    ]
+    environment = {**os.environ, artifacts.VARIABLE: str(desk / "other"), "OMP_NUM_THREADS": "1"}
+    command = [*run, "generate", "uniform", "--profile", str(desk / "mine.yaml")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (next((desk / cache).glob("idiff_face.set/*/images.npy")) for cache in ("cache", "other"))
+    assert one.parent.name == two.parent.name and np.array_equal(np.load(one), np.load(two))
