@@ -16,11 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from facetransport import __version__, files, version
 from facetransport.companion import artifacts
-from facetransport.companion.artifacts import CorruptArtifact, Recipe, Store
+from facetransport.companion.artifacts import CorruptArtifact, Recipe, Store, ship
+from facetransport.companion.experiments.fitting import fit
 from facetransport.files import DiskFull
+from facetransport.tensors import read_model
+from facetransport.training import TrainingConfig
 
 
 def write(text: str) -> Callable[[Path, tuple[Path, ...]], None]:
@@ -372,3 +378,23 @@ def test_a_part_makes_what_it_is_made_from_and_seals_nothing(store: Store) -> No
     assert (store.part(whole) / "b").is_file() and store.has(first)
     assert not store.has(whole) and store.status(whole) == "partial"
     assert store.get(whole) == store.folder(whole) and store.has(whole)
+
+
+def test_what_is_cached_is_whole_and_what_is_shipped_rounded(store: Store, tmp_path: Path) -> None:
+    def make(folder: Path, _: tuple[Path, ...]) -> None:
+        torch.manual_seed(0)
+        network = nn.Linear(64, 64)
+        loss = lambda model, rows, generator, step: model(torch.ones(2, 64)).square().mean()  # noqa: E731
+        fit(network, loss, 8, TrainingConfig(4, 2, 1e-2, 0, ema=0.9), folder, 2**10, milestones=(2,))
+
+    recipe = Recipe("tiny.network", {}, make)
+    folder = store.get(recipe)
+    files = {path.stem: load_file(path)["weight"] for path in folder.glob("*.safetensors")}
+    assert set(files) == {"model", "raw", "step2"} and {v.dtype for v in files.values()} == {torch.float32}
+    assert not torch.equal(files["model"], files["raw"]) and not torch.equal(files["model"], files["step2"])
+    shipped = ship(recipe, store, tmp_path / "weights")
+    assert sorted(path.name for path in shipped.iterdir()) == ["log.csv", "manifest.json", "model.safetensors"]
+    assert load_file(shipped / "model.safetensors")["weight"].dtype == torch.int8
+    found = Store(tmp_path / "none", (tmp_path / "weights",)).get(recipe)  # its manifest holds
+    tensors, facts = read_model(found / "model.safetensors")
+    assert (tensors["weight"] - files["model"]).abs().max() < files["model"].abs().max() / 200 and facts["step"] == 4

@@ -198,7 +198,7 @@ def widened(profile: Profile, width: int | None) -> Profile:
 
 def test_train_does_not_count_what_is_shipped(small: Path, capsys: Out) -> None:
     cli.main(["train", "--profile", "smoke", "--ship"])
-    cli.main(["clean-cache", "--all"])
+    cli.main(["clean-cache", "--all", "--yes"])
     capsys.readouterr()
     cli.main(["status", "--profile", "smoke"])
     assert capsys.readouterr().out.count("shipped") == 2
@@ -270,7 +270,10 @@ def test_clean_cache_deletes_the_stale_and_damaged_and_nothing_else(small: Path)
         store.get(recipe)
     damaged = store.folder(current[1]).with_suffix(".corrupt")
     damaged.mkdir()
-    assert cli.main(["clean-cache"]) == 0
+    everything = (*current, unknown, stale, from_stale)
+    assert cli.main(["clean-cache"]) == 1  # nobody was there to be asked
+    assert all(store.has(r) for r in everything) and damaged.exists()
+    assert cli.main(["clean-cache", "--yes"]) == 0
     assert [store.has(r) for r in (*current, unknown, stale, from_stale)] == [True, True, True, False, False]
     assert not damaged.exists()
 
@@ -279,8 +282,27 @@ def test_clean_cache_all_leaves_the_users_own_files(small: Path) -> None:
     cli.main(["train", "--profile", "smoke"])
     (small / "cache" / "photos" / "2026").mkdir(parents=True)
     (small / "cache" / "notes.txt").write_text("mine")
-    assert cli.main(["clean-cache", "--all"]) == 0
-    assert sorted(p.name for p in (small / "cache").iterdir()) == ["notes.txt", "photos"]
+    for name in ("stamps/album", "executing/album", "photos/0123456789abcdef", "empty"):  # named as ours are
+        (small / "cache" / name).mkdir(parents=True)
+    (small / "cache" / "stamps" / "album" / "penny_black.jpg").write_text("mine")
+    assert cli.main(["clean-cache", "--all", "--yes"]) == 0
+    left = {p.relative_to(small / "cache").as_posix() for p in (small / "cache").rglob("*")}
+    assert left == {
+        *("notes.txt", "photos", "photos/2026", "photos/0123456789abcdef", "empty", "executing", "executing/album"),
+        *("stamps", "stamps/album", "stamps/album/penny_black.jpg"),
+    }
+
+
+def test_clean_cache_keeps_what_profiles_by_path_made(small: Path) -> None:
+    mine = small / "mine.yaml"
+    mine.write_text((profiles.FOLDER / "smoke.yaml").read_text().replace("  width: 64\n", "  width: 96\n"))
+    assert profiles.load(mine).idiff_face != profiles.load("smoke").idiff_face
+    cli.main(["train", "--profile", str(mine)])
+    made = small_recipes(profiles.load(mine))
+    store = Store(small / "cache", shipped=())
+    assert cli.main(["clean-cache", "--yes"]) == 0 and all(store.has(recipe) for recipe in made)
+    mine.unlink()  # nobody can ask for it any more
+    assert cli.main(["clean-cache", "--yes"]) == 0 and not any(store.has(recipe) for recipe in made)
 
 
 # --------------------------------------------------------------------------------------------------------------- doctor

@@ -52,13 +52,14 @@ def test_a_seventh_of_its_own_interval_is_within(tmp_path: Path) -> None:
     """A share of 1,000 moves by 0.001 where one of them changes sides."""
     a, b = write(tmp_path / "a"), write(tmp_path / "b")
 
-    def reproduced(value: float) -> bool:
-        for folder, v in ((a, 0.1), (b, value)):
-            record = {"name": "x", "value": v, "low": 0.09, "high": 0.11}
+    def reproduced(value: float, high: float = 0.11) -> bool:
+        for folder, v, end in ((a, 0.1, 0.11), (b, value, high)):
+            record = {"name": "x", "value": v, "low": 0.09, "high": end}
             (folder / "results" / "01_a.json").write_text(json.dumps([record]))
         return compare(a, b).reproduced
 
     assert reproduced(0.1029) and not reproduced(0.1032)
+    assert reproduced(0.1, 0.1159) and not reproduced(0.1, 0.1161)  # an end, twice as far
 
 
 def test_folders_files_and_tolerance(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import yaml
 
 from facetransport.companion import profiles
+from facetransport.companion.experiments import fitting
+from facetransport.companion.profiles import Profile
 
 
 def variant(folder: Path, **changes: Any) -> Path:
@@ -186,3 +189,42 @@ def test_impossible_generation_and_recognition_are_refused(tmp_path: Path, old: 
     (tmp_path / "mine.yaml").write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=message):
         profiles.load(tmp_path / "mine.yaml")
+
+
+def test_a_knob_at_its_default_stays_out_of_the_key_and_counts_elsewhere(smoke: Profile) -> None:
+    section = smoke.idiff_face
+    assert not {"warmup", "gradient_clip"} & set(profiles.as_config(section)) and (
+        section.warmup,
+        section.gradient_clip,
+    ) == (None, 1.0)
+    published = replace(section, warmup=0, gradient_clip=0.0)
+    assert profiles.as_config(published) == profiles.as_config(section) | {"warmup": 0, "gradient_clip": 0.0}
+    how = fitting.training_config(published)
+    assert how.warmup == 0 and how.clip is None and fitting.training_config(section).clip == 1.0
+    paper = profiles.load("paper").idiff_face
+    assert (paper.warmup, paper.gradient_clip) == (0, 0.0)
+
+
+def test_files_and_folders_are_meant_from_where_a_profile_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, mine = (profiles.FOLDER / "smoke.yaml").read_text(), tmp_path / "mine.yaml"
+    entries = {"photographs": "train: faces", "weights": "judge: w.onnx", "tests": "lfw: /data/lfw.bin"}
+    for section, entry in entries.items():
+        text = text.replace(f"{section}: {{}}", f"{section}: {{{entry}}}")
+    mine.write_text(text)
+    monkeypatch.chdir(tmp_path.parent)
+    loaded = profiles.load(f"{tmp_path.name}/mine.yaml")
+    assert loaded.photographs == {"train": str(tmp_path / "faces")}
+    assert loaded.weights == {"judge": str(tmp_path / "w.onnx")} and loaded.tests == {"lfw": "/data/lfw.bin"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"weights": {"vq": "a.safetensors"}}, "weights: expected networks among autoencoder.*got vq"),
+        ({"weights": {"autoencoder": "a.onnx"}}, r"weights\.autoencoder: expected a file ending in \.safetensors, got"),
+        ({"tests": {"orl": "a.bin"}}, "tests: orl is the name of something else"),
+    ],
+)
+def test_what_files_cannot_stand_for_is_refused(smoke: Profile, wrong: dict[str, dict[str, str]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(smoke, **wrong)  # type: ignore[arg-type]

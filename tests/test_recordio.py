@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from io import BytesIO
 from pathlib import Path
 
@@ -22,9 +23,13 @@ def picture(level: int, side: int = 112) -> bytes:
     return buffer.getvalue()
 
 
+def write_people(path: Path, people: list[list[bytes]]) -> None:
+    write(path, ((label, image) for label, files in enumerate(people) for image in files), [len(f) for f in people])
+
+
 @pytest.fixture
 def train(tmp_path: Path) -> Path:
-    write(tmp_path / "train.rec", [[picture(10), picture(20)], [picture(30)], [picture(40), picture(50)]])
+    write_people(tmp_path / "train.rec", [[picture(10), picture(20)], [picture(30)], [picture(40), picture(50)]])
     return tmp_path / "train.rec"
 
 
@@ -55,7 +60,7 @@ def test_bytes_are_those_of_the_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("image", [MARK, MARK * 3, b"abcd" + MARK, b"abcd" + MARK + b"ef", b"ab" + MARK, b"x" * 9])
 def test_an_image_that_holds_the_magic_survives(image: bytes, tmp_path: Path) -> None:
-    write(tmp_path / "t.rec", [[image, b"next"]])
+    write_people(tmp_path / "t.rec", [[image, b"next"]])
     records = RecordFile(tmp_path / "t.rec")
     assert [records.read(key).image for key in (1, 2)] == [image, b"next"]
 
@@ -88,6 +93,25 @@ def test_broken_files_are_named(train: Path) -> None:
 
 
 def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "t.rec", [[picture(1, side=96)]])
+    write_people(tmp_path / "t.rec", [[picture(1, side=96)]])
     with pytest.raises(ValueError, match="1: expected 112 x 112 pixels for geometry 'insightface', got 96 x 96"):
         to_faceset(recordio(tmp_path / "t.rec"), tmp_path / "out", 64, workers=1)
+
+
+def test_counts_must_be_those_of_the_images_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="counts: expected those of the images"):
+        write(tmp_path / "t.rec", [(0, b"a"), (1, b"b")], [2, 1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_does_not_grow_with_the_number_of_records(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        write(tmp_path / f"{count}.rec", ((i // 10, bytes(1000)) for i in range(count)), [10] * (count // 10))
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    peak(100)
+    assert peak(5000) < 1.5 * peak(1000)
+    assert RecordFile(tmp_path / "5000.rec").read(5000).labels == (499.0,)

@@ -39,12 +39,22 @@ def test_without_photographs_everybody_is_rendered(smoke: Profile) -> None:
 def test_roles_that_judge_take_equally_many_images_of_each(smoke: Profile, store: Store, tmp_path: Path) -> None:
     size = smoke.rendered.size
     folder = photographs(tmp_path / "faces", {5: 2, 3: 3, 9: 1, 4: 2}, size)
-    profile = with_role(smoke, "authentic", folder, identities=2, views=2)
-    faces = roles.load(profile, "authentic", store)
+    profile = with_role(smoke, "gallery", folder, identities=2, views=2)
+    faces = roles.load(profile, "gallery", store)
     assert faces.identity.tolist() == [3, 3, 4, 4] and faces.table["view"].tolist() == [0, 1, 0, 1]
     assert faces.images[:, 0, 0, 0].tolist() == [2, 3, 6, 7]
-    assert np.array_equal(roles.glimpse(profile, "authentic", [2, 0], store).images, faces.images[[2, 0]])
-    assert roles.identities(profile, "authentic") == 2
+    assert np.array_equal(roles.glimpse(profile, "gallery", [2, 0], store).images, faces.images[[2, 0]])
+    assert roles.identities(profile, "gallery") == 2
+    with pytest.raises(ValueError, match=r"photographs\.gallery: expected 3 people with 3 photographs each .*got 1"):
+        roles.recipe(with_role(smoke, "gallery", folder, identities=3, views=3), "gallery")  # before anything is built
+
+
+def test_some_of_a_role_are_its_first_people(smoke: Profile, store: Store, tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "faces", {5: 2, 3: 3, 9: 1}, smoke.rendered.size)
+    profile = with_role(smoke, "authentic", folder)
+    assert roles.some(profile, "authentic", 2, 2, store).identity.tolist() == [3, 3, 5, 5]
+    rendered, views = roles.some(smoke, "val", 2, 2, store), smoke.rendered.roles["val"].views
+    assert np.array_equal(rendered.images, roles.glimpse(smoke, "val", [0, 1, views, views + 1], store).images)
 
 
 def test_roles_that_train_take_all(smoke: Profile, store: Store, tmp_path: Path) -> None:
@@ -61,6 +71,8 @@ def test_the_key_follows_contents_not_the_place(smoke: Profile, tmp_path: Path) 
     keys = [roles.recipe(with_role(smoke, "train", folder), "train").key for folder in (here, there)]
     assert keys[0] == keys[1] != roles.rendered_recipe(smoke, "train").key
     photographs(there, {1: 2, 3: 2}, size)
+    assert roles.recipe(with_role(smoke, "train", there), "train").key != keys[0]
+    photographs(there, {1: 2, 2: 2}, size, start=1)  # the same table, other images
     assert roles.recipe(with_role(smoke, "train", there), "train").key != keys[0]
 
 

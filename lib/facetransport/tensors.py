@@ -35,6 +35,24 @@ def compact(state: Mapping[str, Tensor], smallest: int = 2**14) -> dict[str, Ten
     return rest | whole | {n + _SCALE: scale for n, scale in scales.items()}
 
 
+def rounding(smallest: int = 2**14, under: str = "") -> dict[str, Any]:
+    """What a model file says of how it may be rounded for shipping: metadata ``small``, for `lighten`."""
+    return {"smallest": smallest, "under": under}
+
+
+def lighten(path: Path) -> None:
+    """Round a model file as its ``small`` says: float16, and int8 the matrices whose names begin with ``under``.
+
+    Files without one stay as they are.
+    """
+    metadata = read_metadata(path)
+    how = metadata.pop("small", None)
+    if how is not None:
+        tensors = load_file(path)
+        rounded = {n: v for n, v in tensors.items() if n.startswith(how["under"])}
+        save_model(path, half(tensors) | compact(rounded, how["smallest"]), **metadata)
+
+
 def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What ``compact`` rounded, in float32 again; the rest as it is."""
     scales = {n.removesuffix(_SCALE): v for n, v in tensors.items() if n.endswith(_SCALE)}

@@ -370,7 +370,12 @@ def cache_root() -> Path:
 
 
 def ship(recipe: Recipe, store: Store | None = None, weights: Path | None = None) -> Path:
-    """Copy a built artefact to the package's weights (or another folder), whole or not at all."""
+    """Copy a built artefact to the package's weights (or another folder), whole or not at all.
+
+    Networks are rounded as they say themselves (`tensors.lighten`); raw weights and milestones stay in the cache.
+    """
+    from facetransport.tensors import lighten
+
     target = (weights or WEIGHTS) / recipe.place
     store = store or default_store()
     source = store.find(recipe) or store.get(recipe)
@@ -379,7 +384,10 @@ def ship(recipe: Recipe, store: Store | None = None, weights: Path | None = None
     partial = _beside(target, ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     with clear_when_full(partial):
-        shutil.copytree(source, partial)
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("raw.safetensors", "step*.safetensors"))
+        for path in partial.rglob("*.safetensors"):
+            lighten(path)
+        _seal(recipe, partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target

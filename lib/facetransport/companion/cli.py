@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from facetransport.companion.profiles import Profile
 from facetransport.companion.results import figures_root, is_rich, jpeg, lighter
 from facetransport.companion.turns import Turns
 
+KNOWN = "profiles.txt"  # in the cache: profiles by path that made something there
 EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock|\.owner)?")
 SPEED_TAG = "speed"  # of cells whose output depends on the machine
@@ -95,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     faces.add_argument("--grey", choices=("refuse", "repeat"), default="refuse", help="what becomes of grey images")
     inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
     inspect.add_argument("folder", type=Path)
+    export = _command(commands, "export", _export, "a FaceSet folder as files that other people's code reads")
+    export.add_argument("folder", type=Path)
+    export.add_argument("out", type=Path, help="a new folder")
+    export.add_argument("--format", choices=("imagefolder", "recordio", "webdataset"), required=True)
     search = _command(commands, "search", _search, "whom of the rendered gallery a description fits best (DiFace)")
     search.add_argument("description", help="in words, such as 'a young woman with red hair and glasses'")
     search.add_argument("--top", type=int, default=10, metavar="K", help="how many to list; default: 10")
@@ -145,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "readme", _readme, "copy the laptop profile's headline numbers into README.md")
     clean = _command(commands, "clean-cache", _clean_cache, "delete artefacts that no profile asks for any more")
     clean.add_argument("--all", action="store_true", help="delete the whole cache")
+    clean.add_argument("--yes", action="store_true", help="without asking")
     return parser
 
 
@@ -165,7 +172,24 @@ def _named_profile(options: argparse.Namespace) -> str:
 
 
 def _chosen_profile(options: argparse.Namespace) -> Profile:
-    return profiles.load(options.profile) if options.profile else profiles.resolve("laptop")
+    named = _named_profile(options)
+    found = profiles.load(named)
+    if named not in profiles.names():
+        _remember(named)
+    return found
+
+
+def _remember(path: str) -> None:
+    """Profiles by path: `clean-cache` must know them, or it takes what they made for stale."""
+    memo, known = artifacts.cache_root() / KNOWN, _known_profiles()
+    if path not in known:
+        with contextlib.suppress(OSError), files.replacing(memo) as temporary:  # a read-only cache is not cleaned
+            temporary.write_text("".join(f"{line}\n" for line in [*known, path]), encoding="utf-8")
+
+
+def _known_profiles() -> list[str]:
+    memo = artifacts.cache_root() / KNOWN
+    return memo.read_text(encoding="utf-8").splitlines() if memo.is_file() else []
 
 
 # ------------------------------------------------------------------------------------------------------ commands
@@ -254,7 +278,7 @@ def _train(options: argparse.Namespace) -> int:
         if main:
             print(f"{recipe.stage:46} {artifacts.ship(recipe, store) if options.ship else folder}", flush=True)
     if options.ship and main:
-        _remove_stale(artifacts.WEIGHTS)
+        _delete(_stale(artifacts.WEIGHTS), artifacts.WEIGHTS)
     return 0
 
 
@@ -337,6 +361,14 @@ def _inspect(options: argparse.Namespace) -> int:
     print(f"images       {len(faces)}, {faces.images.shape[1]} x {faces.images.shape[2]} pixels, RGB")
     print(f"identities   {len(views)}, {views.min()} to {views.max()} images each")
     print(f"columns      {', '.join(faces.table.columns)}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from facetransport.data import exporting
+    from facetransport.data.faceset import FaceSet
+
+    print(f"written      {exporting.FORMATS[options.format](FaceSet.load(options.folder), options.out)}")
     return 0
 
 
@@ -611,36 +643,54 @@ def _is_passing(output: Any) -> bool:
 
 def _clean_cache(options: argparse.Namespace) -> int:
     root = artifacts.cache_root()
-    before = _mib(root)
-    if options.all:
-        _remove_all(root)
-    else:
-        _remove_stale(root)
+    before, doomed = _mib(root), _ours(artifacts.cache_root()) if options.all else _stale(artifacts.cache_root())
+    for path in doomed:
+        print(f"to delete    {path} ({_mib(path)} MiB)")
+    if doomed and not options.yes and not _agreed(f"delete these {len(doomed)}? What they took hours to make is lost"):
+        print("nothing deleted; --yes deletes without asking")
+        return 1
+    _delete(doomed, root)
     print(f"{root}: {before} MiB before, {_mib(root)} MiB now")
     return 0
 
 
-def _remove_all(root: Path) -> None:
-    """Delete what this package put into ``root``, and nothing else: the folder is the user's to name."""
-    for path in [*root.glob("*/*"), *(root / name for name in (".verified", "executing", "stamps"))]:
-        if path.is_dir() and (path.parent == root or ARTEFACT.fullmatch(path.name)):
-            shutil.rmtree(path)
-        elif path.suffix in (".lock", ".owner") and ARTEFACT.fullmatch(path.name):
-            path.unlink()
-    for stage in [p for p in root.glob("*") if p.is_dir() and not any(p.iterdir())]:
-        stage.rmdir()
+def _agreed(question: str) -> bool:
+    return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _remove_stale(root: Path) -> None:
-    """Delete artefacts of known stages whose key no profile has, what was made from them, and damaged ones."""
+def _ours(root: Path) -> list[Path]:
+    """What this package put into ``root``, and nothing else: the folder is the user's to name.
+
+    Artefacts by their names and manifests, and what only the Makefile and `execute` write: stamps of notebooks.
+    """
+    stamps = [path for path in root.glob("stamps/*/*.stamp")]
+    running = [path for path in root.glob("executing/*/*") if path.suffix in (".ipynb", ".lock")]
+    named = [path for path in root.glob("*/*") if ARTEFACT.fullmatch(path.name)]
+    made = [path for path in named if path.suffix or (path / artifacts.MANIFEST).is_file()]
+    notes = [path for path in (root / ".verified", root / KNOWN) if path.exists()]
+    return [*made, *stamps, *running, *notes]
+
+
+def _stale(root: Path) -> list[Path]:
+    """Artefacts of known stages whose key no known profile has, what was made from them, and damaged ones."""
     from facetransport.companion import experiments
 
-    current = _with_upstream(r for name in profiles.names() for r in experiments.recipes(profiles.load(name)))
+    here = [name for name in _known_profiles() if Path(name).is_file()]
+    current = _with_upstream(r for name in (*profiles.names(), *here) for r in experiments.recipes(profiles.load(name)))
     stages, keys = {r.stage for r in current}, {r.key for r in current}
-    for folder in sorted(p for p in root.glob("*/*") if p.is_dir() and ARTEFACT.fullmatch(p.name)):
-        if folder.suffix == ".corrupt" or _is_stale(folder, stages, keys):
-            print(f"deleting {folder}")
-            shutil.rmtree(folder)
+    folders = sorted(p for p in root.glob("*/*") if p.is_dir() and ARTEFACT.fullmatch(p.name))
+    return [folder for folder in folders if folder.suffix == ".corrupt" or _is_stale(folder, stages, keys)]
+
+
+def _delete(doomed: Sequence[Path], root: Path) -> None:
+    """And the folders of this package that are empty then."""
+    for path in doomed:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for folder in sorted(
+        {parent for path in doomed for parent in path.parents if root in parent.parents}, reverse=True
+    ):
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _with_upstream(recipes: Iterable[Recipe]) -> list[Recipe]:

@@ -14,6 +14,7 @@ from facetransport.companion.results import SPEED
 RTOL = 1e-3
 SMALLEST = 1e-2  # numbers nearer to 0 are compared as if they were this large: 1e-5 apart at RTOL
 SLACK = 0.15  # of the width of a number's own interval: training and drawing anew on another processor move it so far
+ENDS = 2  # times as far its ends: the deviation of ten folds is known to a quarter, so each end to an eighth
 KINDS = ("equal", "within", "outside", "missing")
 
 
@@ -58,8 +59,9 @@ def _rows(frame: pd.DataFrame) -> list[Any]:
 def compare(a: Path, b: Path, rtol: float = RTOL) -> Comparison:
     """Compare two folders of results (figures/<profile>, its results/, or one JSON file each).
 
-    Within the tolerance is what differs by ``rtol``, relatively, or by SLACK of the 95 % interval of a. A number is its
-    notebook, its name and one of value, low, high. Raises FileNotFoundError where nothing was recorded.
+    Within the tolerance is what differs by ``rtol``, relatively, or SLACK of the 95 % interval of a; an end by ENDS
+    times that. A number is its notebook, its name and one of value, low, high. Raises FileNotFoundError where nothing
+    was recorded.
     """
     if not rtol >= 0:
         raise ValueError(f"rtol: expected at least 0, got {rtol}")
@@ -108,6 +110,6 @@ def _judged(
         return None, "equal" if a == b else "outside"
     difference = abs(a - b) / max(abs(a), abs(b), SMALLEST)
     low, high = (left.get((*key[:2], part)) for part in ("low", "high"))
-    slack = 0 if low is None or high is None else SLACK * (high - low)
+    slack = 0 if low is None or high is None else SLACK * (high - low) * (1 if key[2] == "value" else ENDS)
     near = difference <= rtol or abs(a - b) <= slack
     return difference, "equal" if a == b else "within" if near else "outside"

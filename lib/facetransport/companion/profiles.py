@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -38,6 +38,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Scale = Annotated[float, Field(ge=0, lt=100)]  # of guidance; 1: the conditional model, as published
 Temperature = Annotated[float, Field(gt=0, le=1)]  # of the starting noise; 1 as published, below 1 for less variety
+LATER = ("warmup", "gradient_clip")  # than the networks that are shipped, whose keys do not have them
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -131,7 +132,7 @@ class Decoder:
 # ---------------------------------------------------------------------------------------------- papers.idiff_face
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Denoising:
     """A denoiser of codes and how it is trained."""
 
@@ -150,9 +151,11 @@ class Denoising:
     lr: Positive
     decay: Literal["constant", "cosine", "restarts"]
     seed: int
+    warmup: NonNegativeInt | None = None  # steps; none: a hundredth of them. 0 as published
+    gradient_clip: NonNegativeFloat = 1.0  # of the gradient's norm; 0: not at all, as published
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class IDiffFace(Denoising):
     """IDiff-Face. As published context_drop is 0, and so in effect is ema."""
 
@@ -162,7 +165,7 @@ class IDiffFace(Denoising):
 # --------------------------------------------------------------------------------------------------- papers.id3pm
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ID3PM(Denoising):
     """Inversion of a black box. attributes: columns of a FaceSet's table that make the second condition."""
 
@@ -181,7 +184,7 @@ class ID3PM(Denoising):
 # ---------------------------------------------------------------------------------------------------- papers.id3
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ID3(Denoising):
     """ID3. Where it begins at IDiff-Face's network without CPD, both need the same architecture."""
 
@@ -377,6 +380,7 @@ class Profile:
     autoencoder: Autoencoder
     decoder: Decoder
     idiff_face: IDiffFace
+    milestones: tuple[Count, ...]  # steps of IDiff-Face's trainings whose networks are kept beside the last
     idiff_face_variants: dict[str, IDiffFace]  # other networks of the ablations, by name
     id3pm: ID3PM
     id3pm_variants: dict[str, ID3PM]
@@ -427,10 +431,8 @@ class Profile:
         unknown = sorted(set(self.weights) - set(GIVEN))
         require(not unknown, f"weights: expected networks among {', '.join(GIVEN)}; got {', '.join(unknown)}")
         for name, path in self.weights.items():
-            suffixes = (".safetensors", ".onnx") if name in ("reference", "judge") else (".safetensors",)
-            require(
-                path.endswith(suffixes), f"weights.{name}: expected a file ending in {' or '.join(suffixes)}: {path}"
-            )
+            kinds = (".safetensors", ".onnx") if name in ("reference", "judge") else (".safetensors",)
+            require(path.endswith(kinds), f"weights.{name}: expected a file ending in {' or '.join(kinds)}, got {path}")
         taken = sorted(set(self.tests) & {"rendered", "orl", "val", "step", "loss"})
         require(not taken, f"tests: {', '.join(taken)} is the name of something else; take another")
 
@@ -503,15 +505,19 @@ def resolve(name: str | Path) -> Profile:
 
 
 def as_config(section: object) -> dict[str, Any]:
-    """A section as plain JSON data, for recipes and metadata."""
+    """A section as plain JSON data, for recipes and metadata, without knobs (``LATER``) that have their default."""
     if not is_dataclass(section) or isinstance(section, type):
         raise ValueError(f"section: expected a section of a profile, got {type(section).__name__}")
-    return _plain(asdict(section))
+    values = {field: getattr(section, field.name) for field in fields(section)}
+    same = [field for field, value in values.items() if field.name in LATER and value == field.default]
+    return {field.name: _plain(value) for field, value in values.items() if field not in same}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    if is_dataclass(value):
+        return as_config(value)
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 

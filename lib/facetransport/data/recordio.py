@@ -9,7 +9,7 @@ key of the records of identities, which come behind those of images, and the end
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -114,22 +114,37 @@ def _read_image(records: RecordFile, grey: Grey, source: str) -> np.ndarray:
     return decode(records.read(int(source)).image, f"{records.path}, record {source}", grey)
 
 
-def write(path: Path, people: Iterable[Iterable[bytes]]) -> None:
-    """A training set in InsightFace's layout: for each person their image files. Writes the ``.idx`` beside it.
+def write(path: Path, images: Iterable[tuple[int, bytes]], counts: Sequence[int] | np.ndarray) -> None:
+    """A training set in InsightFace's layout, written in a stream. Writes the ``.idx`` beside it.
 
-    Order: header, images person by person, a record for each person that says which keys are theirs.
+    images: (label, image file), person by person; counts: how many each of the labels 0, 1, ... has. Order: header,
+    images, a record for each person that says which keys are theirs.
     """
-    images = [(label, image) for label, files in enumerate(people) for image in files]
-    ends = np.cumsum(np.bincount([label for label, _ in images])) + 1
-    spans = list(zip([1, *ends[:-1]], ends, strict=True))
-    records = [_pack((len(images) + 1, len(images) + 1 + len(spans)))]
-    records += [_pack((label,), image) for label, image in images]
-    records += [_pack(span) for span in spans]
-    offsets = np.concatenate([[0], np.cumsum([len(record) for record in records])])
-    with replacing(path) as temporary:
-        temporary.write_bytes(b"".join(records))
-    with replacing(path.with_suffix(".idx")) as temporary:
-        temporary.write_text("".join(f"{key}\t{offset}\n" for key, offset in enumerate(offsets[:-1])), encoding="utf-8")
+    ends = np.cumsum(counts) + 1
+    last = int(ends[-1]) if len(ends) else 1
+    index = path.with_suffix(".idx")
+    with (
+        replacing(path) as there,
+        replacing(index) as lines_there,
+        there.open("wb") as file,
+        lines_there.open("w") as lines,
+    ):
+        for key, record in enumerate(_records(images, counts, ends, last)):
+            lines.write(f"{key}\t{file.tell()}\n")
+            file.write(record)
+
+
+def _records(
+    images: Iterable[tuple[int, bytes]], counts: Sequence[int] | np.ndarray, ends: np.ndarray, last: int
+) -> Iterator[bytes]:
+    yield _pack((last, last + len(ends)))
+    seen = np.zeros(len(ends), np.int64)
+    for label, image in images:
+        seen[label] += 1
+        yield _pack((label,), image)
+    if not np.array_equal(seen, counts):
+        raise ValueError(f"counts: expected those of the images, {seen.tolist()[:8]} ..., got {list(counts)[:8]} ...")
+    yield from (_pack((end - count, end)) for end, count in zip(ends, counts, strict=True))
 
 
 def _pack(labels: tuple[float, ...], image: bytes = b"") -> bytes:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion.batching import MICRO_BATCH, in_fixed_batches
-from facetransport.tensors import compact, half, read_model, save_model, seeded
+from facetransport.tensors import read_model, rounding, save_model, seeded
 from facetransport.training import Loss, pick
 
 Features = Callable[[Tensor], Sequence[Tensor]]
@@ -311,10 +311,9 @@ def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def save(path: Path, code: KLCode | VQCode, **metadata: Any) -> None:
-    """One safetensors file, float16, that ``load`` needs nothing else for. A KL decoder's large kernels are int8."""
-    state = code.state_dict()
-    decoder = {n: v for n, v in state.items() if n.startswith(DECODER)}
-    save_model(path, half(state) | compact(decoder, SMALLEST), config=asdict(code.config), **metadata)
+    """One safetensors file that ``load`` needs nothing else for. Shipped, a KL decoder's large kernels become int8."""
+    small = rounding(SMALLEST, DECODER)
+    save_model(path, code.state_dict(), small=small, config=asdict(code.config), **metadata)
 
 
 def load(path: Path, decoder: Path | None = None) -> Autoencoder:

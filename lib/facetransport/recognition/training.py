@@ -25,7 +25,7 @@ from facetransport.devices import full_precision
 from facetransport.recognition.align import network_input
 from facetransport.recognition.iresnet import IResNet, IResNetConfig
 from facetransport.recognition.margins import Head, make_head
-from facetransport.tensors import compact, read_model, save_model, seeded
+from facetransport.tensors import read_model, rounding, save_model, seeded
 from facetransport.training import Loss, TrainingConfig, pick
 
 CLIP = 5.0  # gradient norm, as IDiff-Face's evaluation
@@ -113,10 +113,10 @@ def digest_of(faces: FaceSet) -> str:
 def save_network(path: Path, model: IResNet, small: bool = False, **metadata: Any) -> None:
     """One safetensors file that describes itself: the network's shape, and ``metadata`` as JSON.
 
-    small: rounded as ``tensors.compact`` does, a quarter of the size.
+    small: it may be rounded for shipping (`tensors.lighten`), to a quarter of the size.
     """
-    state = model.state_dict()
-    save_model(path, compact(state) if small else state, config=asdict(model.config), **metadata)
+    metadata |= {"small": rounding()} if small else {}
+    save_model(path, model.state_dict(), config=asdict(model.config), **metadata)
 
 
 def load_network(path: Path) -> IResNet:

@@ -21,7 +21,7 @@ from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion.autoencoder import Autoencoder, CodeConfig, Features, KLCode, LossWeights, VQCode
 from facetransport.recognition.align import network_input
 from facetransport.recognition.iresnet import IResNetRecogniser
-from facetransport.tensors import compact, save_model, seeded
+from facetransport.tensors import rounding, save_model, seeded
 from facetransport.training import TrainingConfig, TrainingLog, resident, train
 from facetransport.version import code_version
 
@@ -119,7 +119,8 @@ def _make_decoder(section: DecoderSection, folder: Path, upstream: tuple[Path, .
     weights = LossWeights(features=section.feature_weight)
     final, facts = _train_into(folder, code, faceset, training, weights, features)
     tensors = {n: v for n, v in final.state_dict().items() if n.startswith(codes.DECODER)}
-    save_model(folder / MODEL, compact(tensors, codes.SMALLEST), config=asdict(final.config), data=faces.name, **facts)
+    about = {"config": asdict(final.config), "data": faces.name, "small": rounding(codes.SMALLEST)}
+    save_model(folder / MODEL, tensors, **about, **facts)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 

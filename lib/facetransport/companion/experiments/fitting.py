@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facetransport import devices
 from facetransport.companion.profiles import Denoising
 from facetransport.diffusion.schedule import Schedule
 from facetransport.generation import build
-from facetransport.tensors import compact, save_model, seeded
+from facetransport.tensors import rounding, save_model, seeded
 from facetransport.training import Loss, TrainingConfig, TrainingLog, train
 from facetransport.version import code_version
 
-MODEL = "model.safetensors"
+MODEL, RAW = "model.safetensors", "raw.safetensors"
 SMALL_NETS = 2**10  # matrix of a denoiser that is rounded to whole numbers for shipping: small U-Nets are made of such
 
 
@@ -28,15 +29,24 @@ def fit(
     training: TrainingConfig,
     folder: Path,
     smallest: int = 2**14,
+    milestones: Sequence[int] = (),
     **facts: Any,
 ) -> None:
-    """Train on n rows into ``folder``, with ``facts`` beside the weights; continues an interrupted attempt."""
+    """Train on n rows into ``folder``, with ``facts`` beside the weights; continues an interrupted attempt.
+
+    Nothing is rounded: that is for shipping. Beside the averaged weights lie those that were averaged (raw.safetensors)
+    and the averaged ones at each of the ``milestones`` (step70000.safetensors).
+    """
     log, checkpoint = TrainingLog(folder / "log.csv", training), folder / "checkpoint.safetensors"
+    facts |= {"code_version": code_version(), "small": rounding(smallest)}
     for state in train(network, loss, n, training, checkpoint):
         log.write(state)
-    metrics = {"loss": float(state.loss)}
-    tensors = compact(state.ema.state_dict(), smallest)
-    save_model(folder / MODEL, tensors, step=state.step, metrics=metrics, code_version=code_version(), **facts)
+        if state.step in milestones and devices.share()[0] == 0:
+            save_model(folder / f"step{state.step}.safetensors", state.ema.state_dict(), step=state.step, **facts)
+    facts |= {"step": state.step, "metrics": {"loss": float(state.loss)}}
+    save_model(folder / MODEL, state.ema.state_dict(), **facts)
+    if training.ema:
+        save_model(folder / RAW, state.model.state_dict(), **facts)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -47,6 +57,7 @@ def fit_denoiser(
     n: int,
     folder: Path,
     begins: dict[str, Tensor] | None = None,
+    milestones: Sequence[int] = (),
     **facts: Any,
 ) -> None:
     """`fit` of a denoiser of codes that `network_config` describes.
@@ -59,7 +70,7 @@ def fit_denoiser(
         state = denoiser.state_dict()
         nothing = {name: torch.zeros_like(state[name]) for name in state if name.startswith("attribute_emb")}
         denoiser.load_state_dict({**begins, **nothing})
-    fit(denoiser, loss, n, training_config(section), folder, SMALL_NETS, config=config, **facts)
+    fit(denoiser, loss, n, training_config(section), folder, SMALL_NETS, milestones, config=config, **facts)
 
 
 def network_config(section: Denoising, shape: Sequence[int], context_dim: int, **more: Any) -> dict[str, Any]:
@@ -87,8 +98,9 @@ def training_config(section: Denoising) -> TrainingConfig:
         lr=section.lr,
         seed=section.seed,
         ema=section.ema,
-        warmup=section.steps // 100,
+        warmup=section.steps // 100 if section.warmup is None else section.warmup,
         decay=section.decay,
         betas=betas,
+        clip=section.gradient_clip or None,
         bf16=True,
     )

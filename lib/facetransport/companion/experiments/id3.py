@@ -205,7 +205,7 @@ def _make(section: ID3, folder: Path, upstream: tuple[Path, ...]) -> None:
         resident(part, device()) for part in (tensors["latents"], torch.cat([tensors["contexts"], encoded], dim=1))
     )
     trained = loss_of(section, codes, conditions, sight, tensors["contexts"].shape[1])
-    facts = {"data": data.name, "attributes": vars(attributes)}
+    facts: dict[str, Any] = {"data": data.name, "attributes": vars(attributes)}
     first = None if begins is None else read_model(begins / MODEL)[0]
     fit_denoiser(section, config, trained, len(codes), folder, first, **facts)
 

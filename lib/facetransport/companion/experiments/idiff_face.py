@@ -60,7 +60,8 @@ def recipe(profile: Profile, cpd: float | None = None, variant: str | None = Non
     else:
         stage = f"idiff_face.{variant}" + f".{level}" * (section != network_section(profile, variant=variant))
     made_of = (training_data(profile),)
-    return Recipe(stage, as_config(section), partial(_make, section), upstream=made_of, collective=True)
+    make = partial(_make, section, profile.milestones)
+    return Recipe(stage, as_config(section), make, upstream=made_of, collective=True)
 
 
 def recipes(profile: Profile) -> list[Recipe]:
@@ -143,14 +144,14 @@ def _make_contexts(folder: Path, upstream: tuple[Path, ...]) -> None:
     save_model(folder / CONTEXTS, compact({"contexts": contexts}))
 
 
-def _make(section: IDiffFace, folder: Path, upstream: tuple[Path, ...]) -> None:
+def _make(section: IDiffFace, milestones: tuple[int, ...], folder: Path, upstream: tuple[Path, ...]) -> None:
     """Train into ``folder``; continues an interrupted attempt."""
     data = load_file(upstream[0] / "data.safetensors")
     latents, contexts = data["latents"], data["contexts"]
     config = network_config(section, latents.shape[1:], contexts.shape[1])
     z, y = (resident(part, device()) for part in (latents, contexts))
     loss = denoising_loss(z, y, Schedule(**config["schedule"]), section.prediction, section.context_drop)
-    fit_denoiser(section, config, loss, len(latents), folder, data=upstream[0].name)
+    fit_denoiser(section, config, loss, len(latents), folder, milestones=milestones, data=upstream[0].name)
 
 
 # ------------------------------------------------------------------------------------------- contexts and labelled sets
