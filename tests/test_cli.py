@@ -295,7 +295,7 @@ def test_clean_cache_all_leaves_the_users_own_files(small: Path) -> None:
 
 def test_clean_cache_keeps_what_profiles_by_path_made(small: Path) -> None:
     mine = small / "mine.yaml"
-    mine.write_text((profiles.FOLDER / "smoke.yaml").read_text().replace("  width: 64\n", "  width: 96\n"))
+    mine.write_text((profiles.FOLDER / "smoke.yaml").read_text().replace("  width: 64\n", "  width: 80\n"))
     assert profiles.load(mine).idiff_face != profiles.load("smoke").idiff_face
     cli.main(["train", "--profile", str(mine)])
     made = small_recipes(profiles.load(mine))
