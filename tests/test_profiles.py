@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -228,3 +229,10 @@ def test_files_and_folders_are_meant_from_where_a_profile_lies(tmp_path: Path, m
 def test_what_files_cannot_stand_for_is_refused(smoke: Profile, wrong: dict[str, dict[str, str]], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         replace(smoke, **wrong)  # type: ignore[arg-type]
+
+
+def test_every_value_of_the_paper_profile_says_where_it_is_from() -> None:
+    lines = (profiles.FOLDER / "paper.yaml").read_text().splitlines()
+    values = [line for line in lines if re.match(r"  \w+: [^{\s#]", line)]
+    tags = ("[paper]", "[code]", "[code:", "[seed]", "[inferred]", "[ours]", "of no effect")
+    assert len(values) > 150 and not [line for line in values if not any(tag in line for tag in tags)]
