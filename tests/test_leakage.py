@@ -50,3 +50,15 @@ def test_bad_input_is_refused() -> None:
         nearest(np.ones((2, 3)), np.ones((4, 5)))
     with pytest.raises(ValueError, match="both sides"):
         leakage(np.empty(0), np.ones(3))
+
+
+def test_one_nan_is_no_silent_zero() -> None:
+    scores, vectors = np.linspace(0, 1, 50), unit(np.random.default_rng(0), 9)
+    spoilt, bad = scores.copy(), vectors.copy()
+    spoilt[7], bad[3, 2] = np.nan, np.inf
+    for name, arguments in {"generated": (spoilt, scores), "unseen": (scores, spoilt)}.items():
+        with pytest.raises(ValueError, match=rf"{name}: row 7 holds NaN or inf; look at what it was made from"):
+            leakage(*arguments)
+    for name, pair in {"queries": (bad, vectors), "known": (vectors, bad)}.items():
+        with pytest.raises(ValueError, match=rf"{name}: row 3 holds NaN or inf"):
+            nearest(*pair)

@@ -228,3 +228,9 @@ def test_bad_arguments_are_refused(fake: Fake) -> None:
             sample(fake, SHAPE, None, "ddim", 10, temperature=temperature)
     with pytest.raises(ValueError, match="schedule: expected one of linear, cosine"):
         Schedule(kind="sigmoid")
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm++", "sde-dpm++"])
+def test_a_denoiser_that_returns_nan_draws_nothing(solver: str) -> None:
+    with pytest.raises(ValueError, match="denoiser: it returned NaN or inf"):
+        sample(lambda x, t, c: x * float("nan"), (2, 4, 4), None, [0], solver, 4)

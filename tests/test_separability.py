@@ -85,3 +85,8 @@ def test_refusals():
         s.ErrorRates.of(np.ones(4), np.ones(4)).fnmr_at(2.0)
     with pytest.raises(ValueError, match="genuine and impostor"):
         s.best_threshold(np.array([]), np.array([0.1]))
+
+
+def test_a_nan_among_scores_is_refused():
+    with pytest.raises(ValueError, match="impostor: row 1 holds NaN or inf"):
+        s.best_threshold(np.array([0.5, 0.6]), np.array([0.1, np.nan]))

@@ -44,7 +44,7 @@ def sample(
     likely, as with low temperatures in Glow (Kingma and Dhariwal 2018, section 6), and vary less.
     callback: called as callback(i, codes) after step i.
     Raises ValueError for an unknown solver, more steps than timesteps, contexts that do not match the seeds, a
-    temperature outside (0, 1], or a network in training mode (its dropout would act).
+    temperature outside (0, 1], a network in training mode (its dropout would act), or codes that end as NaN or inf.
     """
     _check(shape, contexts, seeds, quiet_steps, temperature)
     require_evaluation_mode(denoiser)
@@ -63,6 +63,8 @@ def sample(
             x = scheduler.step(eps, t, x, **noise).prev_sample
         if callback:
             callback(i, x)
+    if not torch.isfinite(x).all():
+        raise ValueError("denoiser: it returned NaN or inf, or codes grew beyond all bounds; look at its weights")
     return x
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from facetransport.evaluation.statistics import LEVEL, Estimate
+from facetransport.evaluation.statistics import LEVEL, Estimate, finite
 
 BLOCK = 2**22  # scores held at once
 
@@ -20,6 +20,7 @@ def nearest(queries: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndar
     """int64 (N,), float32 (N,): the nearest of ``known`` (M, d) to each of ``queries`` (N, d), and its cosine."""
     if queries.ndim != 2 or known.ndim != 2 or queries.shape[1] != known.shape[1] or not len(known):
         raise ValueError(f"expected (N, d) and (M, d) with M above 0, got {queries.shape} and {known.shape}")
+    finite("queries", queries), finite("known", known)
     place, score = np.empty(len(queries), np.int64), np.empty(len(queries), np.float32)
     step = max(1, BLOCK // len(known))
     for start in range(0, len(queries), step):
@@ -46,7 +47,8 @@ def leakage(generated: np.ndarray, unseen: np.ndarray, quantile: float = 0.99) -
         raise ValueError(
             f"expected scores on both sides, 0 < quantile < 1; got {len(generated)}, {len(unseen)}, {quantile}"
         )
-    threshold = float(np.quantile(unseen, quantile))
+    finite("generated", generated)
+    threshold = float(np.quantile(finite("unseen", unseen), quantile))
     hits = int((np.asarray(generated) > threshold).sum())
     low, high = stats.binomtest(hits, len(generated)).proportion_ci(LEVEL)
     return Leakage(Estimate(hits / len(generated), float(low), float(high), len(generated)), threshold)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facetransport.evaluation.statistics import finite
+
 BINS = 4000
 
 
@@ -86,7 +88,7 @@ def best_threshold(genuine: np.ndarray, impostor: np.ndarray) -> float:
     genuine, impostor = np.sort(np.asarray(genuine, np.float64)), np.sort(np.asarray(impostor, np.float64))
     if not len(genuine) or not len(impostor):
         raise ValueError(f"scores: expected genuine and impostor ones, got {len(genuine)} and {len(impostor)}")
-    edges = np.unique(np.concatenate([genuine, impostor]))
+    edges = np.unique(np.concatenate([finite("genuine", genuine), finite("impostor", impostor)]))
     accuracy = balanced_accuracy(genuine, impostor, edges)
     k = int(np.argmax(accuracy))
     return float((edges[k] + edges[k - 1]) / 2) if k else float(edges[0])

@@ -11,6 +11,16 @@ from scipy import stats
 LEVEL = 0.95
 
 
+def finite(name: str, values: np.ndarray) -> np.ndarray:
+    """The array itself; ValueError that names the first row with NaN or inf, which comparisons would pass over."""
+    values = np.asarray(values)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row = int(np.argmax(bad.reshape(len(values), -1).any(1)))
+        raise ValueError(f"{name}: row {row} holds NaN or inf; look at what it was made from")
+    return values
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number, its 95 % interval and how many things (pairs, probes, seeds) it was taken from.

@@ -119,10 +119,10 @@ def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
 
 
 def longer_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
-    """(set, steps) -> one run with the first seed and ``longer`` times the steps, on authentic images, on ID3's set and
-    on one of twice its people: whether the main table ends before its recognisers have converged."""
-    section, double = profile.synthetic_recognition, id3.set_recipe(profile, 2 * profile.generation.identities)
-    sets = {"authentic": roles.recipe(profile, "authentic"), "id3": id3.set_recipe(profile), "id3_double": double}
+    """(set, steps) -> one run with the first seed and ``longer`` times the steps, on authentic images and on ID3's set:
+    whether the main table ends before its recognisers have converged."""
+    section = profile.synthetic_recognition
+    sets = {"authentic": roles.recipe(profile, "authentic"), "id3": id3.set_recipe(profile)}
     return {
         (name, times * section.training.steps): run_recipe(
             profile, faces, f"longer.{name}", "flip", section.training.lr, section.seeds[0], times
