@@ -233,4 +233,4 @@ def test_bad_arguments_are_refused(fake: Fake) -> None:
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm++", "sde-dpm++"])
 def test_a_denoiser_that_returns_nan_draws_nothing(solver: str) -> None:
     with pytest.raises(ValueError, match="denoiser: it returned NaN or inf"):
-        sample(lambda x, t, c: x * float("nan"), (2, 4, 4), None, [0], solver, 4)
+        sample(lambda x, t, c: x * float("nan"), (2, 4, 4), None, solver, 4, [0])
