@@ -370,7 +370,7 @@ def test_execute_runs_a_notebook_at_the_profile(small: Path, run: Execute) -> No
     assert set(book.metadata) == {"kernelspec"}, "timings and paths would change with every run"
     assert all(set(cell.metadata) <= {"tags"} for cell in book.cells)
     took = json.loads((small / "figures" / "smoke" / "speed" / "cells" / "01_test.json").read_text())
-    assert set(took) == {cell.id for cell in nbformat.read(path, as_version=4).cells} | {cli.INJECTED_TAG}
+    assert len(took) == len(book.cells)
     assert all(0 <= seconds < 60 for seconds in took.values())
 
 
