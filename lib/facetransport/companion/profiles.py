@@ -372,9 +372,7 @@ class Profile:
     rendered: Rendered
     photographs: dict[str, str]  # role -> folder of an imported FaceSet that plays it in place of rendered people
     weights: dict[str, str]  # network -> file that stands for it: what `import-weights` wrote, or a recogniser's .onnx
-    tests: dict[
-        str, str
-    ]  # name -> a verification set (lfw.bin) that recognisers trained on synthetic people are tested on
+    tests: dict[str, str]  # name -> a verification set (lfw.bin) that recognisers of synthetic people are tested on
     reference: RecogniserTraining
     judge: RecogniserTraining
     autoencoder: Autoencoder

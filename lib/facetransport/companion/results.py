@@ -165,11 +165,11 @@ class Run:
         if "png" in kinds:
             vector = _svg(figure, name, title)
             kinds |= {"svg": vector} if b"<image" not in vector and len(vector) <= HEAVIEST else {}
-        for kind in ("png", "svg", "jpg"):
-            self.place(name, kind).unlink(missing_ok=True)
         for kind, picture in kinds.items():
             with replacing(self.place(name, kind)) as temporary:
                 temporary.write_bytes(picture)
+        for kind in {"png", "svg", "jpg"} - set(kinds):  # of an earlier run
+            self.place(name, kind).unlink(missing_ok=True)
         plt.close(figure)
         return figure
 

@@ -28,16 +28,8 @@ Broken = Literal["refuse", "skip"]
 Geometry = Literal["landmarks", "insightface", "detect", "whole"]
 Face = tuple[np.ndarray, np.ndarray | None]  # an aligned image, and its landmarks where they are known
 COLOUR, GREY = ("RGB", "RGBA", "P", "CMYK", "YCbCr"), ("1", "L", "LA")  # modes of PIL, 8 bits a channel
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "WEBP",
-    "PPM",
-    "TIFF",
-    "GIF",
-    "JPEG2000",
-)  # that Pillow decodes by itself, running nothing
+# that Pillow decodes by itself: left alone, it hands an EPS to whatever program is called Ghostscript
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF", "JPEG2000")
 MOST = 100_000_000  # pixels; more take gigabytes in each process
 PART = 256  # photographs a shard
 DETECTOR_SIDE = 250  # pixels that smaller photographs are enlarged to for the search: dlib finds faces of 80 and more

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from facetransport.data.alignment import from_112, warp
-from facetransport.data.faceset import to_tensor
+from facetransport.data.faceset import FaceSet
 from facetransport.data.photographs import decode
 from facetransport.data.verification_bin import read
 from facetransport.evaluation.protocols import Verification, verify_pairs
 from facetransport.evaluation.statistics import Estimate
-from facetransport.recognition.recogniser import Recogniser, check_embeddings, device_of
+from facetransport.recognition.recogniser import Recogniser, embed_faceset
 
 SIDE = 128  # pixels of the project's images whose middle is a 112-pixel crop, unchanged
 FOLDS = 10
@@ -40,25 +41,20 @@ class PairSet:
             raise ValueError(f"{path}: expected genuine and impostor pairs, 4 at least, got {len(pairs.same)} pairs")
         return cls(path.stem, pairs.images, pairs.same)
 
-    def images(self, rows: range) -> np.ndarray:
-        """uint8 (B, 128, 128, 3): crops as all images of this package are, with a margin around them."""
+    def faces(self, rows: range) -> FaceSet:
+        """Crops of 128 pixels, as all images of this package are: with a margin around them. identity: the pair."""
         crops = [decode(self.encoded[i], f"{self.name}, image {i}", "repeat") for i in rows]
         wrong = next((crop.shape for crop in crops if crop.shape != (112, 112, 3)), None)
         if wrong:
             raise ValueError(f"{self.name}: expected crops of 112 x 112 pixels, got {wrong[1]} x {wrong[0]}")
-        return np.stack([warp(crop, from_112(SIDE), SIDE) for crop in crops])
+        images = np.stack([warp(crop, from_112(SIDE), SIDE) for crop in crops])
+        return FaceSet(images, pd.DataFrame({"identity": np.asarray(rows) // 2}))
 
 
 def embed_pairs(recogniser: Recogniser, pairs: PairSet, batch: int = 256) -> np.ndarray:
     """float32 (2 P, d), unit norm."""
-    import torch
-
-    parts, where = [], device_of(recogniser)
-    with torch.inference_mode():
-        for start in range(0, len(pairs.encoded), batch):
-            images = to_tensor(pairs.images(range(start, min(start + batch, len(pairs.encoded)))))
-            parts.append(recogniser.embed(images.to(where)).float().cpu().numpy())
-    return check_embeddings(np.concatenate(parts))
+    rows = range(len(pairs.encoded))
+    return np.concatenate([embed_faceset(recogniser, pairs.faces(rows[i : i + batch])) for i in rows[::batch]])
 
 
 def verify_set(embeddings: np.ndarray, same: np.ndarray, centre: bool = False) -> Verification:

@@ -51,7 +51,8 @@ def recipe(profile: Profile, cpd: float | None = None, variant: str | None = Non
     The profile's own and ``unconditional`` can be files that it gives.
     """
     section = network_section(profile, cpd, variant)
-    brought = given.recipe(profile, "idiff_face" if section == profile.idiff_face else variant or "")
+    name = "idiff_face" if section == profile.idiff_face else variant
+    brought = given.recipe(profile, name) if name in ("idiff_face", UNCONDITIONAL) else None
     if brought:
         return brought
     level = f"cpd{round(100 * section.cpd)}"
