@@ -27,7 +27,8 @@ def photographs(folder: Path, views: dict[int, int], size: int, start: int = 0) 
 def with_role(profile: Profile, role: str, folder: Path, **asked: int) -> Profile:
     people = {**profile.rendered.roles, role: replace(profile.rendered.roles[role], **asked)}
     world = replace(profile.rendered, roles=people)
-    return replace(profile, rendered=world, photographs={role: str(folder)})
+    evaluation = replace(profile.evaluation, galleries=(2,))  # not more than the people of these tests
+    return replace(profile, rendered=world, photographs={role: str(folder)}, evaluation=evaluation)
 
 
 def test_without_photographs_everybody_is_rendered(smoke: Profile) -> None:
