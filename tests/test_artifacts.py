@@ -178,7 +178,12 @@ def test_damaged_shipped_weights_are_an_error_with_the_cure(store: Store, tmp_pa
         (lambda f: (f / "data.txt").write_text("goo"), r"data\.txt: 3 bytes, expected 4"),
         (lambda f: (f / "data.txt").unlink(), r"data\.txt: missing"),
         (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json: unreadable"),
-        (lambda f: (f / "manifest.json").write_text('{"files": {}, "key": "0"}'), r"manifest\.json: belongs to key 0"),
+        (lambda f: claim(f, key="0"), r"manifest\.json: belongs to key 0"),
+        (lambda f: claim(f, files={}), r"manifest\.json: unreadable \(Dictionary should have at least 1 item"),
+        (lambda f: claim(f, files=[]), r"manifest\.json: unreadable \(Input should be a valid dictionary"),
+        (lambda f: claim(f, files=None), r"manifest\.json: unreadable \(Input should be a valid dictionary"),
+        (lambda f: (f / "more.txt").write_text("?"), r"more\.txt: not in the manifest"),
+        (lambda f: rot(f / "data.txt"), r"data\.txt: digest differs"),
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: unreadable"),
     ],
 )
@@ -192,8 +197,25 @@ def test_a_corrupt_artefact_is_reported_and_rebuilt(store: Store, damage: Callab
     assert folder.with_name(folder.name + ".corrupt").is_dir()
 
 
-def test_digests_are_computed_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.get(recipe(write("good")))
+def claim(folder: Path, **changes: object) -> None:
+    """Another manifest over files that stay as they are."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rot(path: Path) -> None:
+    """Other bytes, same size and time: as a disk forgets."""
+    stat = path.stat()
+    path.write_text("gOod")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def save_images(folder: Path, upstream: tuple[Path, ...]) -> None:
+    np.save(folder / "images.npy", np.zeros(4))
+
+
+def test_digests_of_images_are_computed_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.get(recipe(save_images))
 
     def refuse(path: Path) -> str:
         raise AssertionError("digest computed again")
@@ -203,7 +225,8 @@ def test_digests_are_computed_once(store: Store, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_damaged_memory_of_digests_does_no_harm(store: Store) -> None:
-    folder = store.get(recipe(write("good")))
+    folder = store.get(recipe(save_images))
+    assert list((store.root / ".verified").iterdir())
     for memo in (store.root / ".verified").iterdir():
         memo.write_text("nonsense")
     assert store.get(recipe()) == folder

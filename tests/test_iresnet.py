@@ -75,7 +75,7 @@ def test_pth_round_trip(tiny, tmp_path: Path):
 
 
 def test_unreadable_weights_are_refused(tiny, tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="expected the .pth of an InsightFace"):
+    with pytest.raises(FileNotFoundError, match="no such file; give the path of published weights"):
         load_insightface_pth(tmp_path / "none.pth")
     with pytest.raises(ValueError, match="no 'conv1.weight'"):
         from_state_dict({"backbone.weight": torch.zeros(1)})

@@ -92,6 +92,47 @@ def test_broken_files_are_named(train: Path) -> None:
         recordio(train)
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("0\t0\n1\t-40\n", r"record 1 is said to begin at -40, expected a place in the [\d,]+ bytes of train\.rec"),
+        ("0\t0\n1\t99999999\n", "record 1 is said to begin at 99999999, expected a place in"),
+        ("-3\t0\n", "record -3 is said to begin at 0"),
+        ("0\t0\n1\t40\n2\t40\n", "offset 40 stands in it twice; expected each record once"),
+        ("0\t0\n0\t40\n", "key 0 stands in it twice"),
+        ("0\n1\n", "expected lines of a key, a tab and an offset"),
+        ("0\t0\t7\n", "expected lines of a key, a tab and an offset"),
+        ("0\t0\n1\n", "expected lines of a key, a tab and an offset"),
+        ("0\t99999999999999999999999\n", "expected lines of a key, a tab and an offset"),
+        ("", "expected lines of a key, a tab and an offset"),
+    ],
+)
+def test_an_index_that_cannot_be_is_named(train: Path, lines: str, words: str) -> None:
+    train.with_suffix(".idx").write_text(lines)
+    with pytest.raises(ValueError, match=r"train\.idx: .*" + words):
+        recordio(train)
+
+
+@pytest.mark.parametrize("label", [float("nan"), float("inf"), -1.0, 0.5])
+def test_labels_that_are_no_people_are_refused(tmp_path: Path, label: float) -> None:
+    payload = struct.pack("<IfQQ", 0, label, 0, 0) + picture(70)
+    record = struct.pack("<II", MAGIC, len(payload)) + payload + b"\0" * (-len(payload) % 4)
+    (tmp_path / "a.rec").write_bytes(record)
+    (tmp_path / "a.idx").write_text("0\t0\n")
+    with pytest.raises(ValueError, match=r"a\.rec: record 0 has the label .*; expected a whole number, 0 or more"):
+        recordio(tmp_path / "a.rec")
+
+
+def test_a_length_that_the_file_cannot_hold_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.rec").write_bytes(struct.pack("<II", MAGIC, (1 << 29) - 1) + b"x" * 40)
+    (tmp_path / "a.idx").write_text("0\t0\n")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="record 0 is broken .expected 536870911 bytes, the file ends after 40"):
+        recordio(tmp_path / "a.rec")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
 def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     write_people(tmp_path / "t.rec", [[picture(1, side=96)]])
     with pytest.raises(ValueError, match="1: expected 112 x 112 pixels for geometry 'insightface', got 96 x 96"):

@@ -12,7 +12,7 @@ import pytest
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import idiff_face as experiment
 from facetransport.companion.experiments import recognisers, roles
-from facetransport.companion.profiles import Profile, Role
+from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
 
 
@@ -46,7 +46,9 @@ def test_roles_that_judge_take_equally_many_images_of_each(smoke: Profile, store
     assert faces.images[:, 0, 0, 0].tolist() == [2, 3, 6, 7]
     assert np.array_equal(roles.glimpse(profile, "gallery", [2, 0], store).images, faces.images[[2, 0]])
     assert roles.identities(profile, "gallery") == 2
-    with pytest.raises(ValueError, match=r"photographs\.gallery: expected 3 people with 3 photographs each .*got 1"):
+    with pytest.raises(
+        ValueError, match=r"photographs\.gallery: expected 3 people with 3 photographs each, got 1 of 4; set rendered"
+    ):
         roles.recipe(with_role(smoke, "gallery", folder, identities=3, views=3), "gallery")  # before anything is built
 
 
@@ -85,11 +87,21 @@ def test_networks_learn_from_them(smoke: Profile, tmp_path: Path) -> None:
     assert experiment.recipe(profile).key != experiment.recipe(smoke).key
 
 
+def test_all_that_is_missing_is_said_at_once_with_what_would_fit(smoke: Profile, tmp_path: Path) -> None:
+    size = smoke.rendered.size
+    folders = {"test": {5: 2, 3: 3}, "gallery": {5: 9, 3: 9, 4: 1}, "train": {1: 1}}
+    given = {role: str(photographs(tmp_path / role, views, size)) for role, views in folders.items()}
+    with pytest.raises(ValueError, match="Ask for as many as there are, or import more") as refused:
+        roles.recipe(replace(smoke, photographs=given), "gallery")
+    words = str(refused.value)
+    assert "photographs.test: expected 10 people with 3 photographs each, got 1 of 2; set rendered.roles.test" in words
+    assert "to 1 and evaluation.verification_identities, evaluation.identities, evaluation.folds to at most" in words
+    assert "photographs.gallery: expected 12 people with 3 photographs each, got 2 of 3" in words
+
+
 def test_what_cannot_play_a_role_is_refused(smoke: Profile, tmp_path: Path) -> None:
     size = smoke.rendered.size
     folder = photographs(tmp_path / "faces", {1: 2}, size)
-    with pytest.raises(ValueError, match=r"photographs\.test: expected 9 people with 2 photographs each .*got 1"):
-        roles.even_rows(np.array([1, 1]), "test", Role(9, 2))
     photographs(tmp_path / "small", {1: 2}, size // 2)
     with pytest.raises(ValueError, match=rf"photographs\.train: expected images of {size} x {size} pixels"):
         roles.recipe(with_role(smoke, "train", tmp_path / "small"), "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -36,7 +37,9 @@ def processes() -> PartialState:
         return PartialState()
     import torch
 
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # left alone, it knows no CPU processes
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # left alone, it knows no CPU processes
+    atexit.register(state.destroy_process_group)  # while Python lives: gloo's threads abort a process that ends first
+    return state
 
 
 def share() -> Share:

@@ -25,6 +25,7 @@ from typing import Any
 
 import platformdirs
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, Field, ValidationError
 
 from facetransport import devices
 from facetransport.files import TEMPORARY, clear_when_full, file_digest, sync, write_json
@@ -35,7 +36,21 @@ MANIFEST = "manifest.json"
 VARIABLE = "FACETRANSPORT_CACHE"
 log = logging.getLogger(__name__)
 
+IMAGES = {".npy"}
+"""Folders of images may be many gigabytes: their digests are computed once, and again when size or time changed. All
+other files, networks first, are verified whenever they are asked for, because bit rot changes neither."""
+
 Maker = Callable[[Path, tuple[Path, ...]], None]
+
+
+class _File(BaseModel):
+    size: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    key: str
+    files: dict[str, _File] = Field(min_length=1)
 
 
 class CorruptArtifact(RuntimeError):
@@ -160,27 +175,32 @@ class Store:
     def problem(self, folder: Path, recipe: Recipe) -> str | None:
         """What is wrong with a finished folder, in words that name the file; None when every digest agrees."""
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            files, key = manifest["files"], manifest["key"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"{folder / MANIFEST}: unreadable ({error})"
-        if key != recipe.key:
-            return f"{folder / MANIFEST}: belongs to key {key}, expected {recipe.key}"
-        return self._compare(folder, files)
+            manifest = _Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        except OSError as error:
+            return f"{folder / MANIFEST}: unreadable ({error.strerror})"
+        except ValidationError as error:
+            return f"{folder / MANIFEST}: unreadable ({error.errors()[0]['msg']})"
+        if manifest.key != recipe.key:
+            return f"{folder / MANIFEST}: belongs to key {manifest.key}, expected {recipe.key}"
+        strangers = {p.relative_to(folder).as_posix() for p in _contents(folder)} - set(manifest.files)
+        if strangers:
+            return f"{folder / min(strangers)}: not in the manifest, so nothing says what it should hold"
+        return self._compare(folder, manifest.files)
 
-    def _compare(self, folder: Path, files: Mapping[str, Any]) -> str | None:
+    def _compare(self, folder: Path, files: Mapping[str, _File]) -> str | None:
         memo = self.root / ".verified" / f"{digest(str(folder.absolute()))[:16]}.json"
         seen, now = _read_memo(memo), {}
         for name, expected in files.items():
             path = folder / name
             if not path.is_file():
                 return f"{path}: missing"
-            now[name] = [_fingerprint(path), expected["sha256"]]
-            if seen.get(name) == now[name]:
-                continue  # same size and time as when its digest was last computed: a warm start is fast
-            if path.stat().st_size != expected["size"]:
-                return f"{path}: {path.stat().st_size} bytes, expected {expected['size']}"
-            if file_digest(path) != expected["sha256"]:
+            if path.suffix in IMAGES:
+                now[name] = [_fingerprint(path), expected.sha256]
+                if seen.get(name) == now[name]:
+                    continue  # same size and time as when its digest was last computed: a warm start is fast
+            if path.stat().st_size != expected.size:
+                return f"{path}: {path.stat().st_size} bytes, expected {expected.size}"
+            if file_digest(path) != expected.sha256:
                 return f"{path}: digest differs from the manifest's"
         if now != seen:
             _write_memo(memo, now)
@@ -266,7 +286,7 @@ def _finish(recipe: Recipe, partial: Path, folder: Path) -> None:
 
 
 def _seal(recipe: Recipe, folder: Path) -> None:
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    paths = _contents(folder)
     if not paths:
         raise RuntimeError(f"{recipe.stage}: its maker wrote no file into {folder}; expected at least one")
     for path in paths:
@@ -274,6 +294,10 @@ def _seal(recipe: Recipe, folder: Path) -> None:
     files = {p.relative_to(folder).as_posix(): {"size": p.stat().st_size, "sha256": file_digest(p)} for p in paths}
     write_json(folder / MANIFEST, {**describe(recipe), "code_version": code_version(), "files": files})
     sync(folder)
+
+
+def _contents(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

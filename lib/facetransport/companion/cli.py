@@ -473,11 +473,11 @@ def _import_weights(options: argparse.Namespace) -> int:
 
 def _import_iresnet(file: Path, out: Path) -> int:
     """InsightFace's and ElasticFace's IResNets: what a profile's ``weights.reference`` can name."""
-    from facetransport.diffusion.official import read_checkpoint
+    from facetransport.checkpoints import read_checkpoint
     from facetransport.recognition.iresnet import from_state_dict
     from facetransport.recognition.training import save_network
 
-    model = from_state_dict(read_checkpoint(file))
+    model = from_state_dict(read_checkpoint(file), str(file))
     save_network(out, model, source=file.name, digest=files.file_digest(file))
     count = sum(p.numel() for p in model.parameters())
     print(f"kind         iresnet of layers {model.config.layers}, {count:,} parameters, {model.config.dim} dimensions")

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from facetransport.checkpoints import SUFFIXES, read_checkpoint
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import recognisers
 from facetransport.companion.experiments.synthetic_recognition import recognition_run
 from facetransport.companion.profiles import Profile
 from facetransport.devices import device
-from facetransport.diffusion.official import SUFFIXES, read_checkpoint
 from facetransport.evaluation.benchmark import load_result
 from facetransport.evaluation.pairs import PairSet, auc, embed_pairs, verify_set
 from facetransport.recognition.iresnet import IResNetRecogniser, from_state_dict
@@ -40,7 +40,7 @@ def open_recogniser(named: str, profile: Profile, store: Store, flip: bool = Tru
         names = ", ".join(("dlib", *recognisers.NETWORKS))
         raise ValueError(f"{named}: expected {names}, or a file ending in .onnx, {', '.join(SUFFIXES)}")
     ours = path.suffix == ".safetensors" and "config" in read_metadata(path)
-    model = load_network(path) if ours else from_state_dict(read_checkpoint(path))
+    model = load_network(path) if ours else from_state_dict(read_checkpoint(path), str(path))
     return IResNetRecogniser(model, path.stem, flip).to(device())
 
 

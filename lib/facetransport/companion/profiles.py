@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import count
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -24,6 +26,8 @@ FOLDER = Path(__file__).with_name("profiles")
 GIVEN = ("autoencoder", "reference", "judge", "idiff_face", "unconditional")  # networks that a file can stand for
 ROLES = ("generator", "train", "val", "test", "authentic", "encoder", "gallery")  # order fixes who is in a role: append
 VARIABLE = "FACETRANSPORT_PROFILE"
+NAME = re.compile(r"[A-Za-z0-9_][\w. -]*")
+LARGEST, DEEPEST, MOST, MOST_KEYS = 2**18, 20, 20_000, 500  # bytes, levels, values, keys of one section of a profile
 
 
 def require(condition: bool, message: str) -> None:
@@ -89,7 +93,7 @@ class RecogniserTraining:
     batch: Count
     steps: Count
     lr: Positive
-    weight_decay: float
+    weight_decay: NonNegativeFloat
     momentum: BelowOne
     augment: bool
     randaugment: Annotated[int, Field(ge=0, le=11)]  # operations of RandAugment among the augmentations, 0 for none
@@ -273,7 +277,7 @@ class DiFace:
     steps: Count
     batch: Count
     lr: Positive
-    weight_decay: float
+    weight_decay: NonNegativeFloat
     pixel_steps: Count  # of the network that reads attributes off the pixels
     refine_people: Count  # R: of ``people`` ...
     refine_captions: Count  # ... and descriptions of each
@@ -322,6 +326,7 @@ class SyntheticRecognition:
     seeds: tuple[int, ...]
     evaluations: Count  # looks at `val` during training; the best one is kept
     longer: tuple[Annotated[int, Field(ge=2)], ...]  # times the steps, of runs that show whether training has converged
+    larger: tuple[Annotated[int, Field(ge=2)], ...]  # times the people of ID3's set, in those runs
 
     def __post_init__(self) -> None:
         require(len(set(self.seeds)) == len(self.seeds) > 0, f"seeds: expected different ones, got {list(self.seeds)}")
@@ -460,16 +465,35 @@ def load(name: str | Path) -> Profile:
     """A profile by name (``smoke``, ``laptop``, ``paper``) or by the path of a YAML file with the same keys."""
     path = _locate(name)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        data = _read(path)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: not YAML that can be read: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a mapping of sections, got {type(data).__name__}")
-    _require_plain(data, str(path))
+    _require_plain(data, str(path), count())
+    _require_name(str(data.get("name", path.stem)), path)
     try:
         return TypeAdapter(Profile).validate_json(json.dumps({"name": path.stem, **data, **_beside(path, data)}))
     except ValidationError as error:
         raise ValueError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def _read(path: Path) -> Any:
+    """YAML without the depth and the size that no profile has, which are found before anything is built from it."""
+    size, depth = path.stat().st_size, 0
+    require(size <= LARGEST, f"{size:,} bytes, expected at most {LARGEST:,}")
+    text = path.read_text(encoding="utf-8")
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        require(depth <= DEEPEST, f"more than {DEEPEST} levels of sections within sections")
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
+def _require_name(name: str, path: Path) -> None:
+    """Figures go to a folder of the profile's name, and those of the package's profiles are committed."""
+    wanted = "expected letters, digits, dots, spaces, - and _, of no profile that comes with the package"
+    require(bool(NAME.fullmatch(name)), f"{path}: name: {wanted}; got {name!r}")
+    require(path.parent == FOLDER or name not in names(), f"{path}: name: {wanted}; {name} is one: choose another")
 
 
 def _beside(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -483,18 +507,21 @@ def _beside(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {key: found(place) for key, place in section.items()} for name, section in sections.items()}
 
 
-def _require_plain(value: Any, path: str, key: str = "") -> None:
-    """Refuse what YAML knows and JSON does not: dates, sets, NaN, keys that are no text."""
+def _require_plain(value: Any, path: str, counted: Iterator[int], key: str = "") -> None:
+    """Refuse what YAML knows and JSON does not: dates, sets, NaN, keys that are no text; and aliases of aliases."""
+    require(next(counted) < MOST, f"{path}: more than {MOST:,} values, aliases counted as what they stand for")
     if isinstance(value, Mapping):
         for name, item in value.items():
-            require(isinstance(name, str), f"{path}: expected a name as key{f' in {key}' if key else ''}, got {name!r}")
-            _require_plain(item, path, f"{key}.{name}".removeprefix("."))
+            where = f" in {key}" if key else ""
+            require(isinstance(name, str), f"{path}: expected a name as key{where}, got {_short(name)}")
+            _require_plain(item, path, counted, f"{key}.{name}".removeprefix("."))
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            _require_plain(item, path, f"{key}[{i}]")
+            _require_plain(item, path, counted, f"{key}[{i}]")
     else:
         known = value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and isfinite(value))
-        require(known, f"{path}: {key}: expected text, true, false or a finite number, got {value}; quote what is text")
+        wanted = "expected text, true, false or a finite number"
+        require(known, f"{path}: {key}: {wanted}, got {value}; quote what is text")
 
 
 def resolve(name: str | Path) -> Profile:
@@ -535,10 +562,14 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-4 is a number (YAML 1.2) and a key given twice is refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(k) for k in keys if keys.count(k) > 1})
-        require(not twice, f"line {node.start_mark.line + 1}: key {', '.join(twice)} is given twice")
+        keys = Counter(str(key.value) for key, _ in node.value)
+        twice = sorted(key for key, times in keys.items() if times > 1)
+        require(not twice, f"line {node.start_mark.line + 1}: key {', '.join(twice)[:99]} is given twice")
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)  # merges (<<) grow without end where they hold each other
+        require(len(node.value) <= MOST_KEYS, f"line {node.start_mark.line + 1}: more than {MOST_KEYS} keys, merged")
 
 
 _Loader.add_implicit_resolver(
@@ -566,14 +597,21 @@ def _sentence(error: Any) -> str:
     if kind == "missing":
         return f"missing key {where}; expected all of: {', '.join(_keys(error['loc'][:-1]))}"
     if kind == "literal_error":
-        return f"{where}: expected one of {about['expected'].replace(chr(39), '').replace(' or ', ', ')}; got {given!r}"
+        wanted = about["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{where}: expected one of {wanted}; got {_short(given)}"
     if kind in ("too_short", "too_long"):
-        return f"{where}: expected {about.get('min_length', about.get('max_length'))} numbers, got {given}"
+        return f"{where}: expected {about.get('min_length', about.get('max_length'))} numbers, got {_short(given)}"
     if kind == "multiple_of":
         return f"{where}: expected a multiple of {about['multiple_of']}, got {given}"
     if kind in _BOUNDS:
         return f"{where}: expected {_BOUNDS[kind]} {next(iter(about.values())):g}, got {given}"
-    return f"{where}: expected {_WORDS.get(kind.split('_')[0], 'a mapping')}, got {given!r}"
+    return f"{where}: expected {_WORDS.get(kind.split('_')[0], 'a mapping')}, got {_short(given)}"
+
+
+def _short(given: Any) -> str:
+    """What was given, in errors: a profile can hold thousands of values in the place of one."""
+    text = repr(given)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _keys(path: tuple[str | int, ...]) -> list[str]:

@@ -7,6 +7,7 @@ list theirs. What cannot be used is refused or listed by name, never replaced by
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -68,11 +69,8 @@ def decode(data: bytes, name: str, grey: Grey = "refuse") -> np.ndarray:
     "repeat" makes three equal channels of one.
     """
     try:
-        image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MOST:
-            raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MOST:,}")
-        image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        image = _opened(data)
+    except Exception as error:  # damaged bytes raise whatever they run into
         raise ValueError(
             f"{name}: not an image that can be read whole ({error}); expected one of {', '.join(FORMATS)}: "
             "fetch or convert it again"
@@ -82,6 +80,17 @@ def decode(data: bytes, name: str, grey: Grey = "refuse") -> np.ndarray:
     if image.mode in GREY and grey == "refuse":
         raise ValueError(f"{name}: expected colour, got a grey image; allow it by grey='repeat' (--grey repeat)")
     return np.asarray(image.convert("RGB"))
+
+
+def _opened(data: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damage that leaves the picture whole, and of sizes that are allowed here
+        image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MOST:
+            raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MOST:,}")
+        upright = ImageOps.exif_transpose(image)
+        upright.load()
+        return upright
 
 
 def read_file(root: Path, grey: Grey, source: str) -> np.ndarray:

@@ -8,6 +8,8 @@ key of the records of identities, which come behind those of images, and the end
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,10 +50,23 @@ class RecordFile:
         """Key -> place in the file, from the ``.idx`` file's lines ``key<TAB>offset``."""
         index = self.path.with_suffix(".idx")
         try:
-            lines = np.loadtxt(index, dtype=np.int64, ndmin=2, delimiter="\t")
-        except ValueError as error:
+            lines = pd.read_csv(index, sep="\t", header=None, dtype=np.int64)
+            lines.columns = pd.Index(["key", "offset"])  # refuses any other number of columns
+        except (ValueError, OverflowError) as error:
             raise ValueError(f"{index}: expected lines of a key, a tab and an offset: {error}") from None
-        return dict(lines.tolist())
+        size = self.path.stat().st_size
+        wrong = lines[(lines["key"] < 0) | ~lines["offset"].between(0, size - 1)]
+        if len(wrong):
+            key, offset = wrong.iloc[0]
+            raise ValueError(
+                f"{index}: record {key} is said to begin at {offset}, expected a place in the {size:,} bytes of "
+                f"{self.path.name}; one is cut short, or they do not belong together"
+            )
+        for column in lines:
+            again = lines[column][lines[column].duplicated()]
+            if len(again):
+                raise ValueError(f"{index}: {column} {again.iloc[0]} stands in it twice; expected each record once")
+        return dict(lines.itertuples(index=False, name=None))
 
     def read(self, key: int) -> Record:
         with self.path.open("rb") as file:
@@ -87,10 +102,10 @@ def _payload(file: BinaryIO) -> bytes:
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise EOFError(f"expected {size} bytes, the file ends after {len(data)}")
-    return data
+    left = os.fstat(file.fileno()).st_size - file.tell()  # before room for what is claimed is made
+    if size > left:
+        raise EOFError(f"expected {size} bytes, the file ends after {max(left, 0)}")
+    return file.read(size)
 
 
 def _unpack(payload: bytes) -> Record:
@@ -104,10 +119,18 @@ def recordio(path: Path, grey: Grey = "refuse") -> Collection:
     records = RecordFile(path)
     first = records.read(0)
     # without a header every record is an image, as `im2rec` writes them
-    keys = range(1, int(first.labels[0])) if not first.image else sorted(records.offsets)
-    labels = [int(record.labels[0]) for record in records.read_all(keys)]
+    keys = range(1, _whole(first, path, 0)) if not first.image else sorted(records.offsets)
+    labels = [_whole(record, path, key) for key, record in zip(keys, records.read_all(keys), strict=True)]
     table = pd.DataFrame({"identity": labels, "source": [str(key) for key in keys]})
     return Collection(table, partial(_read_image, records, grey), "insightface")
+
+
+def _whole(record: Record, path: Path, key: int) -> int:
+    """A label is a float32 in the file, and counts people or records."""
+    label = record.labels[0] if record.labels else float("nan")
+    if not math.isfinite(label) or label < 0 or label != int(label):
+        raise ValueError(f"{path}: record {key} has the label {label}; expected a whole number, 0 or more")
+    return int(label)
 
 
 def _read_image(records: RecordFile, grey: Grey, source: str) -> np.ndarray:

@@ -9,16 +9,16 @@ What a file holds is told from names and shapes alone, and refused where those d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from facetransport.checkpoints import read_checkpoint, require_fit, require_numbers
 from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.schedule import Schedule
@@ -27,9 +27,8 @@ from facetransport.files import file_digest
 from facetransport.tensors import save_model
 from facetransport.version import code_version
 
-SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 CODE_SIDES = {(1, 2, 2, 2): 32, (1, 2): 16}  # multipliers that `denoisers.build` knows -> side of the codes
-CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"  # a dictionary key in LDM's own files
+DEEPEST = 16  # blocks a level, or levels of an autoencoder, that names may claim; published: 2 and 3
 AVERAGED = re.compile(r"(^|[._])(ema|averaged)[._]")
 
 
@@ -61,54 +60,7 @@ class Imported:
     config: dict[str, Any]  # as in the metadata of the file written
 
 
-# --------------------------------------------------------------------------------------------------------- reading
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .ckpt, .pt, .pth or .safetensors; names of nested dictionaries are joined by dots.
-
-    Raises FileNotFoundError, ValueError where the file is damaged, names code to run (it is not run) or has no tensors.
-    """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the path of published weights")
-    try:
-        held = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
-        tensors = dict(_flat(held))
-    except Exception as error:  # damaged bytes raise whatever they run into
-        raise ValueError(f"{path}: {_complaint(error)}") from error
-    if not tensors:
-        raise ValueError(f"{path}: expected a state dict (names with tensors), got a {type(held).__name__} without any")
-    return tensors
-
-
-class _Inert:
-    """Stands for Lightning's callback class, which old checkpoints name but no weight needs."""
-
-
-def _unpickled(path: Path) -> Any:
-    with torch.serialization.safe_globals([(_Inert, CALLBACK)]):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _complaint(error: Exception) -> str:
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    if named:
-        return (
-            f"refused: the file asks to load {named[1]}, and a file that may load more than tensors may run anything; "
-            "have who wrote it save the state dict alone, torch.save(model.state_dict(), ...), or a .safetensors"
-        )
-    first = str(error).strip().split("\n")[0]
-    return f"cannot be read ({type(error).__name__}: {first}); damaged, incomplete or of another format: copy it anew"
-
-
-def _flat(held: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    for key, value in held.items() if isinstance(held, Mapping) else ():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        else:
-            yield from _flat(value, f"{prefix}{key}.")
+# -------------------------------------------------------------------------------------------------------- networks
 
 
 def _choose(tensors: Mapping[str, Tensor], kind: _Kind, ema: bool, source: str) -> tuple[str, dict[str, Tensor]]:
@@ -139,32 +91,24 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
-def _shape(state: Mapping[str, Tensor], name: str, source: str, kind: _Kind) -> tuple[int, ...]:
-    if name not in state:
-        raise ValueError(f"{source}: missing {name}, without which it is no {kind.name}; expected {kind.files}")
-    return tuple(state[name].shape)
-
-
-def _require_fit(expected: Mapping[str, Sequence[int]], state: Mapping[str, Tensor], source: str, what: str) -> None:
-    problems = _problems(expected, state)
-    if problems:
-        raise ValueError(
-            f"{source}: looks like {what}, but {len(problems)} tensors do not fit: {'; '.join(problems[:4])}; "
-            "expected the published names and shapes: take the whole file, as published"
-        )
-
-
-def _problems(expected: Mapping[str, Sequence[int]], state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a state dict from fitting: missing, unexpected, wrong shape; one phrase per tensor."""
-    missing = [f"missing {n}" for n in expected if n not in state]
-    unexpected = [f"unexpected {n}" for n in state if n not in expected]
-    shared = [n for n in expected if n in state and tuple(state[n].shape) != tuple(expected[n])]
-    return missing + unexpected + [f"{n} is {tuple(state[n].shape)}, expected {tuple(expected[n])}" for n in shared]
+def _shape(state: Mapping[str, Tensor], name: str, source: str, kind: _Kind, sides: int = 1) -> tuple[int, ...]:
+    """The first ``sides`` sizes of a tensor that each such network has."""
+    shape = tuple(state[name].shape) if name in state else ()
+    if len(shape) < sides or min(shape) < 1:
+        found = f"{name} of shape {shape}" if name in state else f"missing {name}"
+        raise ValueError(f"{source}: {found}, so it is no {kind.name}; expected {kind.files}")
+    return shape[:sides]
 
 
 def _numbers(state: Mapping[str, Tensor], pattern: str) -> list[int]:
     """The different numbers that a pattern's group catches in names, ascending."""
     return sorted({int(found[1]) for n in state if (found := re.match(pattern, n))})
+
+
+def _require_few(number: int, source: str, what: str) -> int:
+    if not 1 <= number <= DEEPEST:
+        raise ValueError(f"{source}: its names claim {number:,} {what}; expected 1 to {DEEPEST}")
+    return number
 
 
 # ------------------------------------------------------------------------------------------------------------- U-Net
@@ -184,14 +128,14 @@ def import_unet(file: Path, out: Path, ema: bool = False, cpd: float = 0.25) -> 
     arguments = {**_unet_arguments(state, source), "cpd": cpd}
     network = _on_meta(lambda: denoisers.build(**arguments, schedule=schedule), source)
     what = f"{arguments['kind']} of width {arguments['width']} with {arguments['depth']} blocks a level"
-    _require_fit({n: v.shape for n, v in network.state_dict().items()}, state, source, what)
+    require_fit({n: v.shape for n, v in network.state_dict().items()}, state, source, what)
     return _write(out, (file,), prefix, state, {**arguments, "schedule": asdict(schedule)})
 
 
 def _unet_arguments(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     """What ``denoisers.build`` needs, as far as names and shapes tell; heads have 32 channels, as published."""
-    width, channels = _shape(state, UNET.first, source, UNET)[:2]
-    halvings = _numbers(state, r"down\.(\d+)\.conv\.")
+    width, channels = _shape(state, UNET.first, source, UNET, 2)
+    halvings = _numbers(state, r"down\.(\d{1,9})\.conv\.")
     multipliers = _multipliers(state, width, halvings, source)
     if multipliers not in CODE_SIDES:
         known = " or ".join(str(m) for m in CODE_SIDES)
@@ -199,12 +143,12 @@ def _unet_arguments(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     conditioning = _conditioning(state)
     projected, context = UNetConfig.projected_dim, UNetConfig.context_dim  # of no effect where there is no context
     if conditioning != "none":
-        projected, context = _shape(state, "context_emb.weight", source, UNET)[:2]
+        projected, context = _shape(state, "context_emb.weight", source, UNET, 2)
     return {
         "kind": f"unet_{conditioning}",
         "shape": (channels, CODE_SIDES[multipliers], CODE_SIDES[multipliers]),
         "width": width,
-        "depth": halvings[0],
+        "depth": _require_few(halvings[0], source, "blocks a level"),
         "context_dim": context,
         "projected_dim": projected,
     }
@@ -230,6 +174,8 @@ def _schedule(tensors: Mapping[str, Tensor], prefix: str, source: str) -> Schedu
     betas = next((tensors[n].double() for n in reversed(above) if n in tensors), None)
     if betas is None:
         return Schedule()
+    if betas.ndim != 1 or not len(betas) or not betas.isfinite().all():
+        raise ValueError(f"{source}: its betas have the shape {tuple(betas.shape)}; expected (T,) finite numbers")
     first, last = (float(f"{b:.4g}") for b in (betas[0], betas[-1]))
     for schedule in (Schedule(len(betas), "linear", first, last), Schedule(len(betas), "cosine")):
         if torch.allclose(schedule.alphas_cumprod.double(), (1 - betas).cumprod(0), rtol=1e-3, atol=1e-7):
@@ -258,17 +204,17 @@ def import_vq(files: Sequence[Path], out: Path, ema: bool = False) -> Imported:
     source = " and ".join(str(f) for f in files)
     prefix, state = _choose(_merged(files), VQ, ema, source)
     state = {n: v for n, v in state.items() if n.startswith(VQ_PARTS)}
-    levels = len(_numbers(state, r"encoder\.down\.(\d+)\."))
+    levels = _require_few(len(_numbers(state, r"encoder\.down\.(\d{1,9})\.")), source, "levels")
     config = codes.CodeConfig(
         kind="vq",
-        channels=_shape(state, "quantize.embedding.weight", source, VQ)[-1],
+        channels=_shape(state, "quantize.embedding.weight", source, VQ, 2)[1],
         downsample=2 ** (levels - 1),
         width=_shape(state, VQ.first, source, VQ)[0],
     )
     ours = _on_meta(lambda: codes.build(config), source).state_dict()
     names = {n: ldm_name(n.removeprefix("network."), levels) for n in ours}
     expected = {names[n]: _ldm_shape(names[n], v) for n, v in ours.items()}
-    _require_fit(expected, state, source, f"a VQ code of width {config.width} with {levels} levels")
+    require_fit(expected, state, source, f"a VQ code of width {config.width} with {levels} levels")
     return _write(out, files, prefix, {n: state[names[n]].reshape(v.shape) for n, v in ours.items()}, asdict(config))
 
 
@@ -325,6 +271,7 @@ def _write(
     path = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
     if path.exists() and any(path.samefile(f) for f in files):
         raise ValueError(f"{path}: is what would be read; give the result another name")
+    require_numbers(state, " and ".join(str(f) for f in files))
     source = {"files": {f.name: file_digest(f) for f in files}, "prefix": prefix}
     save_model(path, state, config=config, source=source, code_version=code_version())
     parameters = sum(v.numel() for v in state.values())

@@ -76,14 +76,14 @@ def bootstrap(
 
     statistic: (R, n) weights -> (R,) values; a row of ones is the data as they are.
     """
-    value = np.asarray(statistic(np.ones((1, n))))[0]
+    value = finite("statistic", np.asarray(statistic(np.ones((1, n)))))[0]
     samples = np.asarray(statistic(bootstrap_weights(n, resamples, seed))) if resamples else np.empty(0)
     return estimate(value, samples, count)
 
 
 def weighted_mean(values: np.ndarray, unit: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """The mean of values (N,) as a statistic of unit weights; unit: int (N,), whose identity a value is."""
-    total = np.bincount(unit, values)
+    total = np.bincount(unit, finite("values", values))
     count = np.bincount(unit, minlength=len(total)).astype(np.float64)
 
     def statistic(weights: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import faiss
 import numpy as np
@@ -57,9 +58,11 @@ class Gallery:
         cells = min(most, _at_least_one("cells", cells)) if cells is not None else _default_cells(len(embeddings))
         index = _untrained(kind, embeddings.shape[1], cells, seed)
         with _threads(threads):
+            for start in range(0, len(embeddings), CHUNK):
+                _require_rows(embeddings, start)
             index.train(_sample(embeddings, PER_CELL[1] * cells, seed))
             for start in range(0, len(embeddings), CHUNK):
-                index.add(_checked(embeddings, start))
+                index.add(np.ascontiguousarray(embeddings[start : start + CHUNK], np.float32))
         return cls(index, labels)
 
     def __len__(self) -> int:
@@ -119,8 +122,11 @@ class Gallery:
         for name in (INDEX, LABELS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name}: no such file; write the gallery with Gallery.save")
-        with np.load(folder / LABELS, allow_pickle=False) as saved:
-            labels = saved["labels"]
+        try:
+            with np.load(folder / LABELS, allow_pickle=False) as saved:
+                labels = saved["labels"]
+        except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
+            raise ValueError(f"{folder / LABELS}: cannot be read ({error}); save the gallery again") from error
         try:
             index = faiss.read_index(str(folder / INDEX))
         except RuntimeError as error:
@@ -167,9 +173,9 @@ def _sample(embeddings: np.ndarray, most: int, seed: int) -> np.ndarray:
     return np.ascontiguousarray(embeddings[np.sort(chosen)], np.float32)
 
 
-def _checked(embeddings: np.ndarray, start: int) -> np.ndarray:
+def _require_rows(embeddings: np.ndarray, start: int) -> None:
     try:
-        return np.ascontiguousarray(check_embeddings(embeddings[start : start + CHUNK]), np.float32)
+        check_embeddings(embeddings[start : start + CHUNK])
     except ValueError as error:
         raise ValueError(f"rows from {start}: {error}") from error
 

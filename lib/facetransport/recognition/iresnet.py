@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facetransport.checkpoints import read_checkpoint, require_fit, require_numbers
 from facetransport.devices import full_precision
 from facetransport.recognition.align import network_input
 
@@ -24,6 +25,7 @@ DEPTHS = {
     "iresnet50": (3, 4, 14, 3),
     "iresnet100": (3, 13, 30, 3),
 }
+MOST_BLOCKS = 100  # of a stage; IResNet-200 has 60
 
 
 @dataclass(frozen=True)
@@ -189,29 +191,37 @@ def load_insightface_pth(path: Path | str, **changes: object) -> IResNet:
 
     changes: fields of `IResNetConfig` that shapes do not tell (``input_size``, ``strides``).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected the .pth of an InsightFace IResNet (arcface_torch)")
-    return from_state_dict(torch.load(path, map_location="cpu", weights_only=True), **changes)
+    return from_state_dict(read_checkpoint(Path(path)), str(path), **changes)
 
 
-def from_state_dict(state: Mapping[str, Tensor], **changes: object) -> IResNet:
-    """An IResNet of the shape of a state dict (a leading "module." of DataParallel is dropped)."""
+def from_state_dict(state: Mapping[str, Tensor], source: str = "state", **changes: object) -> IResNet:
+    """An IResNet of the shape of a state dict (a leading "module." of DataParallel is dropped). source: for errors.
+
+    Raises ValueError where names, shapes or numbers are not those of an IResNet.
+    """
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    missing = [name for name in ("conv1.weight", "layer4.0.conv1.weight", "fc.weight") if name not in state]
+    needed = ("conv1.weight", *(f"layer{i}.0.conv2.weight" for i in range(1, 5)), "fc.weight")
+    missing = [name for name in needed if name not in state or not state[name].ndim]
     if missing:
         raise ValueError(
-            f"state: expected InsightFace's IResNet names, found no {missing[0]!r} among {list(state)[:4]}"
+            f"{source}: expected InsightFace's IResNet names, found no {missing[0]!r} among {list(state)[:4]}"
         )
     layers = tuple(count_blocks(state, i) for i in range(1, 5))
+    if max(layers) > MOST_BLOCKS:
+        raise ValueError(f"{source}: its names claim {max(layers)} blocks a stage; expected at most {MOST_BLOCKS}")
     widths = tuple(state[f"layer{i}.0.conv2.weight"].shape[0] for i in range(1, 5))
     fields = {"layers": layers, "widths": widths, "dim": state["fc.weight"].shape[0], **changes}
-    model = IResNet(IResNetConfig(**fields))  # type: ignore[arg-type]
-    if model.fc.weight.shape != state["fc.weight"].shape:
+    config = IResNetConfig(**fields)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in IResNet(config).state_dict().items()}
+    if state["fc.weight"].shape != expected["fc.weight"]:
         raise ValueError(
-            f"state: fc.weight is {tuple(state['fc.weight'].shape)}, expected {tuple(model.fc.weight.shape)} at "
-            f"input_size {model.config.input_size}; pass the input_size and strides the network was trained with"
+            f"{source}: fc.weight is {tuple(state['fc.weight'].shape)}, expected {tuple(expected['fc.weight'])} at "
+            f"input_size {config.input_size}; pass the input_size and strides the network was trained with"
         )
+    require_fit(expected, state, source, f"an IResNet of layers {layers}")
+    require_numbers(state, source)
+    model = IResNet(config)
     model.load_state_dict(state)
     return model.eval()
 

@@ -25,6 +25,8 @@ from facetransport.world import rendered
 from facetransport.world.head import Head, slice_head
 
 EVEN = ("val", "test", "gallery")  # roles whose people have equally many images; the others take all
+LIMITED = {"val": (), "test": ("verification_identities", "identities", "folds"), "gallery": ("galleries",)}
+"""Role -> fields of a profile's ``evaluation`` that its number of people bounds."""
 CHUNK = 1024  # images copied at a time
 ROLE_STRIDE = 10_000_000  # identity indices of rendered role r start at r * ROLE_STRIDE: the splits cannot meet
 
@@ -37,10 +39,11 @@ def recipe(profile: Profile, role: str) -> Recipe:
     """
     if role not in profile.photographs:
         return rendered_recipe(profile, role)
-    folder, asked, faces = _folder(profile, role), profile.rendered.roles[role], _open(profile, role)
+    folder, asked = _folder(profile, role), profile.rendered.roles[role]
+    _open(profile, role)
     config: dict[str, Any] = {"table": file_digest(folder / "table.npz"), "images": images_digest(folder)}
     if role in EVEN:
-        even_rows(faces.identity, role, asked)
+        _require_people(profile)
         config |= as_config(asked)
     return Recipe(f"photographs.{role}", config, partial(_take, folder, role, asked))
 
@@ -106,7 +109,7 @@ def _take(source: Path, role: str, asked: Role, folder: Path, upstream: tuple[Pa
     """Take over the role's rows, all by a hard link where the disk allows it; ``view`` counts a person's images."""
     del upstream
     faces = FaceSet.load(source)
-    rows = even_rows(faces.identity, role, asked) if role in EVEN else np.arange(len(faces))
+    rows = even_rows(faces.identity, asked) if role in EVEN else np.arange(len(faces))
     table = faces.table.iloc[rows].reset_index(drop=True)
     save_table(table.assign(view=table.groupby("identity").cumcount()), folder / "table.npz")
     (folder / "images.npy").unlink(missing_ok=True)
@@ -120,15 +123,36 @@ def _take(source: Path, role: str, asked: Role, folder: Path, upstream: tuple[Pa
     images.flush()
 
 
-def even_rows(identity: np.ndarray, role: str, asked: Role) -> np.ndarray:
-    """int (identities x views,): the first images of the first people who have enough of them, person by person."""
+def _require_people(profile: Profile) -> None:
+    """Refuse folders with too few people, all of them in one sentence, with the values that would fit."""
+    given = [role for role in EVEN if role in profile.photographs]
+    short = {role: _too_few(profile, role) for role in given}
+    complaints = [complaint for complaint in short.values() if complaint]
+    if complaints:
+        raise ValueError(f"{'; '.join(complaints)}. Ask for as many as there are, or import more")
+
+
+def _too_few(profile: Profile, role: str) -> str | None:
+    asked, identity = profile.rendered.roles[role], _open(profile, role).identity
+    there = len(_with_enough(identity, asked.views))
+    if there >= asked.identities:
+        return None
+    limited = LIMITED[role]
+    below = f" and {', '.join(f'evaluation.{name}' for name in limited)} to at most that" if limited else ""
+    return (
+        f"photographs.{role}: expected {asked.identities} people with {asked.views} photographs each, got {there} of "
+        f"{len(np.unique(identity))}; set rendered.roles.{role}.identities to {there}{below}"
+    )
+
+
+def _with_enough(identity: np.ndarray, views: int) -> np.ndarray:
     people, counts = np.unique(identity, return_counts=True)
-    enough = people[counts >= asked.views][: asked.identities]
-    if len(enough) < asked.identities:
-        raise ValueError(
-            f"photographs.{role}: expected {asked.identities} people with {asked.views} photographs each "
-            f"(rendered.roles.{role}), got {len(enough)}; ask for fewer, or import more"
-        )
+    return people[counts >= views]
+
+
+def even_rows(identity: np.ndarray, asked: Role) -> np.ndarray:
+    """int (identities x views,): the first images of the first people who have enough of them, person by person."""
+    enough = _with_enough(identity, asked.views)[: asked.identities]
     return np.concatenate([np.flatnonzero(identity == person)[: asked.views] for person in enough])
 
 

@@ -64,6 +64,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, from Table 2 of its paper
     "_random": {"anchors": "random"},
     "_original_score": {"adjustment": 0.0},
     "_no_attributes": {"attributes": False},
+    "_wider": {"bounds": (0.5, 0.7)},
+    "_narrower": {"bounds": (0.7, 0.9)},
+}
+AS_PUBLISHED: dict[str, tuple[str, float]] = {  # IDiff-Face's contexts and CPD
+    "published": ("uniform", 0.25),
+    "published_two_stage": ("two_stage", 0.25),
+    "published_cpd0": ("uniform", 0.0),
+    "published_cpd50": ("uniform", 0.5),
 }
 
 
@@ -76,6 +84,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     quarter = partial(dataset_recipe, profile, "plda", n // 4, samples=half, guidance=1.0, temperature=1.0)
     fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
     slow = quarter(solver="ddpm", steps=slowest)
+    plain = partial(dataset_recipe, profile, guidance=1.0, temperature=1.0)
     return {
         "authentic": (authentic, "randaugment"),
         "authentic_flip": (authentic, "flip"),
@@ -85,7 +94,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
         "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
         "fast_solver": (fast, "randaugment"),
         "published_solver": (slow, "randaugment"),
-        "published_flip": (dataset_recipe(profile, "uniform", cpd=0.25, guidance=1.0, temperature=1.0), "flip"),
+        **{f"{name}_flip": (plain(kind, cpd=cpd), "flip") for name, (kind, cpd) in AS_PUBLISHED.items()},
         **{f"id3{end}_flip": (id3.set_recipe(profile, **change), "flip") for end, change in ABLATIONS.items()},
     }
 
@@ -119,10 +128,13 @@ def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
 
 
 def longer_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
-    """(set, steps) -> one run with the first seed and ``longer`` times the steps, on authentic images and on ID3's set:
-    whether the main table ends before its recognisers have converged."""
+    """(set, steps) -> one run with the first seed and ``longer`` times the steps, on authentic images, on ID3's set and
+    on those of ``larger`` times as many people (``id3_x2``): whether the main table ends before its recognisers have
+    converged, and what more people are worth where they have."""
     section = profile.synthetic_recognition
     sets = {"authentic": roles.recipe(profile, "authentic"), "id3": id3.set_recipe(profile)}
+    people = profile.generation.identities
+    sets |= {f"id3_x{times}": id3.set_recipe(profile, times * people) for times in section.larger}
     return {
         (name, times * section.training.steps): run_recipe(
             profile, faces, f"longer.{name}", "flip", section.training.lr, section.seeds[0], times
