@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -39,6 +41,29 @@ def test_units_not_values_are_drawn():
     once = bootstrap(weighted_mean(values, np.arange(50)), 50, seed=1)
     copies = bootstrap(weighted_mean(np.repeat(values, 10), np.repeat(np.arange(50), 10)), 50, seed=1)
     assert copies.low == pytest.approx(once.low) and copies.high == pytest.approx(once.high)
+
+
+def test_many_units_take_no_more_memory_and_the_same_resamples(monkeypatch):
+    values = np.arange(50.0)
+
+    def mean(weights):
+        return weights @ values / weights.sum(1)
+
+    whole = bootstrap(mean, 50, 40, seed=3)
+    monkeypatch.setattr("facetransport.evaluation.statistics.BLOCK", 350)
+    assert bootstrap(mean, 50, 40, seed=3) == whole
+    assert np.array_equal(bootstrap_weights(50, 40, 3), np.random.default_rng(3).multinomial(50, [0.02] * 50, 40))
+    tracemalloc.start()
+    bootstrap(lambda w: w[:, 0], 40, 2_000, 0)
+    monkeypatch.undo()
+    bootstrap(lambda w: w[:, 0], 100_000, 100, 0)
+    assert tracemalloc.get_traced_memory()[1] < 2**27
+    tracemalloc.stop()
+
+
+def test_what_is_undefined_on_the_data_is_refused():
+    with pytest.raises(ValueError, match="statistic: row 0 holds NaN or inf"):
+        bootstrap(lambda w: np.full(len(w), np.nan), 3)
 
 
 def test_no_resamples_leave_the_interval_open():

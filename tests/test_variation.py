@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -125,6 +127,29 @@ def test_pairs_are_lfws(rng) -> None:
     assert sum(len(f) for f in folds) == len(set.union(*folds)) <= 40
     assert np.array_equal(draw_pairs(people, 12, seed=3)[0], left)
     assert not np.array_equal(draw_pairs(people, 12, seed=4)[0], left)
+
+
+def test_pairs_are_those_that_listing_all_would_draw(rng) -> None:
+    """The definition, in memory quadratic in the people, draws the same pairs from the same seed."""
+    people = rng.permutation(np.repeat(np.arange(23), rng.integers(1, 6, 23)))
+    left, right, same = draw_pairs(people, 5, folds=4, seed=8)
+    again, want = np.random.default_rng(8), []
+    fold = again.permutation(np.arange(23) % 4)[people]
+    for f in range(4):
+        rows = np.flatnonzero(fold == f)
+        pairs = rows[np.stack(np.triu_indices(len(rows), 1))]
+        mates = people[pairs[0]] == people[pairs[1]]
+        want += [pairs[:, again.choice(np.flatnonzero(kind), 5, replace=False)] for kind in (mates, ~mates)]
+    assert np.array_equal(np.stack([left, right]), np.concatenate(want, 1))
+    assert np.array_equal(same, people[left] == people[right])
+
+
+def test_memory_does_not_grow_with_the_square(rng) -> None:
+    tracemalloc.start()
+    draw_pairs(np.repeat(np.arange(20_000), 2), 300)
+    assert vendi_score(unit(rng.standard_normal((5_000, 8)))) < 8
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
 
 
 def test_bad_input_is_refused() -> None:

@@ -83,6 +83,10 @@ HOSTILE = {
     "an append to nothing": b"I1\na.",
     "a list that holds itself": b"]q\x00h\x00a\x85.",
     "a whole number without end": b"I" + b"9" * 100_000 + b"\n.",
+    "a name of tuples within tuples": b"("
+    + b"I1\nq\x00h\x00\x86"
+    + b"q\x00h\x00\x86" * 200
+    + b"X\x01\x00\x00\x00a\x93.",
     "no pickle": bytes(range(256)),
 }
 

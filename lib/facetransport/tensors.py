@@ -65,6 +65,14 @@ def _rows(scale: Tensor, like: Tensor) -> Tensor:
     return scale.view(-1, *[1] * (like.ndim - 1))
 
 
+def require_finite(name: str, tensor: Tensor) -> Tensor:
+    """The tensor (N, ...) itself; ValueError that names the first row with NaN or inf. Waits for the device."""
+    if not tensor.isfinite().all():
+        row = int((~tensor.flatten(1).isfinite()).any(1).nonzero()[0])
+        raise ValueError(f"{name}: row {row} holds NaN or inf; look at what it was made from")
+    return tensor
+
+
 # ------------------------------------------------------------------------------------------------------ model files
 
 

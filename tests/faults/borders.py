@@ -46,7 +46,8 @@ class Border:
 
 
 def broken(data: bytes, edits: list[Edit]) -> bytes:
-    """The bytes after some edits, at most ``MOST`` of them."""
+    """The bytes after some edits, at most ``MOST`` of them, or as many as there were."""
+    most = max(MOST, len(data))
     for operation, where, new in edits:
         place = int(where * len(data))
         end = place + max(1, len(new))
@@ -60,7 +61,7 @@ def broken(data: bytes, edits: list[Edit]) -> bytes:
             data = data[:place] + data[place:end] * (1 + len(new)) + data[end:]
         else:
             data = data[:place]
-    return data[:MOST]
+    return data[:most]
 
 
 # --------------------------------------------------------------------------------------------------------- the kinds

@@ -26,6 +26,10 @@ from facetransport.companion.turns import Turns
 
 KNOWN = "profiles.txt"  # in the cache: profiles by path that made something there
 EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
+PLACE = (
+    "expected a place to read and write in: see whose it is and what lies in its way, or name another (the cache: set "
+    f"{artifacts.VARIABLE})"
+)
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock|\.owner)?")
 SPEED_TAG = "speed"  # of cells whose output depends on the machine
 INJECTED_TAG = "injected-parameters"  # papermill's
@@ -51,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except EXPECTED as error:
         print(f"facetransport {options.command}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # of a place: read-only, a file where a folder should be
+        if error.filename is None:
+            raise
+        print(f"facetransport {options.command}: {error.filename}: {error.strerror}; {PLACE}", file=sys.stderr)
         return 1
 
 
@@ -395,7 +404,8 @@ def _draw(path: Path, pictures: Any, labels: list[str], title: str) -> None:
     """A sheet of pictures, one a row, each beside its label."""
     from facetransport.companion import plots
 
-    plots.identity_grid(pictures, 1, labels, title).savefig(path)
+    with files.replacing(path) as temporary:
+        plots.identity_grid(pictures, 1, labels, title).savefig(temporary)
     print(f"written      {path}")
 
 

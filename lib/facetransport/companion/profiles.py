@@ -594,6 +594,8 @@ def _sentence(error: Any) -> str:
         return f"{where}.{about['error']}".removeprefix(".")
     if kind == "unexpected_keyword_argument":
         return f"unknown key {where}; allowed: {', '.join(_keys(error['loc'][:-1]))}"
+    if kind == "missing" and isinstance(error["loc"][-1], int):  # of a pair of numbers
+        return f"{where}: missing; expected another number in {where.partition('[')[0]}"
     if kind == "missing":
         return f"missing key {where}; expected all of: {', '.join(_keys(error['loc'][:-1]))}"
     if kind == "literal_error":

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # seconds to import, and the processes that render do without
     import torch
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left = left in the image, as InsightFace
+WILD = 10.0  # beyond any overshoot of a decoder: other units, or a network that diverged
 LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy")
 
 
@@ -36,8 +37,21 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
         raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
     if not images.isfinite().all():
         raise ValueError("images: expected finite values, found NaN or inf; the generator diverged")
+    if images.numel() and images.detach().abs().amax() > WILD:
+        raise ValueError(f"images: expected [-1, 1], or near it, got up to {float(images.detach().abs().amax()):.3g}")
     scaled = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _require_whole(identity: np.ndarray) -> None:
+    """Labels of people; as floats, NaN would become one of them."""
+    if identity.dtype.kind in "iu" or not len(identity):
+        return
+    if identity.dtype.kind != "f":
+        raise ValueError(f"table: identity: expected whole numbers, got {identity.dtype}; number the people first")
+    wrong = np.flatnonzero(~np.isfinite(identity) | (identity != np.round(identity)))
+    if len(wrong):
+        raise ValueError(f"table: identity: expected whole numbers, row {wrong[0]} has {identity[wrong[0]]}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class FaceSet:
             raise ValueError(f"table: expected {len(self.images)} rows, one per image, got {len(self.table)}")
         if "identity" not in self.table:
             raise ValueError(f"table: expected a column 'identity', got {list(self.table.columns)[:8]}")
+        _require_whole(self.table["identity"].to_numpy())
 
     def __len__(self) -> int:
         return len(self.images)

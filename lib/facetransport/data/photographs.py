@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from PIL import Image, ImageOps
 
 from facetransport.data import detection, shards
@@ -31,7 +32,7 @@ Face = tuple[np.ndarray, np.ndarray | None]  # an aligned image, and its landmar
 COLOUR, GREY = ("RGB", "RGBA", "P", "CMYK", "YCbCr"), ("1", "L", "LA")  # modes of PIL, 8 bits a channel
 # that Pillow decodes by itself: left alone, it hands an EPS to whatever program is called Ghostscript
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF", "JPEG2000")
-MOST = 100_000_000  # pixels; more take gigabytes in each process
+MOST = 64_000_000  # pixels, of the largest cameras; more take gigabytes in each process
 PART = 256  # photographs a shard
 DETECTOR_SIDE = 250  # pixels that smaller photographs are enlarged to for the search: dlib finds faces of 80 and more
 
@@ -79,7 +80,7 @@ def decode(data: bytes, name: str, grey: Grey = "refuse") -> np.ndarray:
         raise ValueError(f"{name}: expected 8 bits a channel, got mode {image.mode}; convert it first")
     if image.mode in GREY and grey == "refuse":
         raise ValueError(f"{name}: expected colour, got a grey image; allow it by grey='repeat' (--grey repeat)")
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -88,9 +89,9 @@ def _opened(data: bytes) -> Image.Image:
         image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
         if image.width * image.height > MOST:
             raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MOST:,}")
-        upright = ImageOps.exif_transpose(image)
-        upright.load()
-        return upright
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return image
 
 
 def read_file(root: Path, grey: Grey, source: str) -> np.ndarray:
@@ -138,9 +139,13 @@ def to_faceset(
     without a detected face.
     """
     rows = [collection.table.iloc[i : i + PART] for i in range(0, len(collection.table), PART)]
-    if not shards.claim(folder, {"size": size, "geometry": collection.geometry, "photographs": _digest(collection)}):
-        make = partial(_part, collection.read, collection.geometry, size, broken)
-        shards.build(folder, rows, [len(part) for part in rows], make, workers, f"reading {folder.name}")
+    plan = {"size": size, "geometry": collection.geometry, "photographs": _digest(collection)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # who comes second waits, and takes what the first has made
+        if not shards.claim(folder, plan):
+            make = partial(_part, collection.read, collection.geometry, size, broken)
+            shards.build(folder, rows, [len(part) for part in rows], make, workers, f"reading {folder.name}")
+        (folder / ".lock").unlink()
     faces = FaceSet.load(folder)
     if not len(faces):
         raise ValueError(f"{folder}: no face found in any of {len(collection.table)} photographs; try another geometry")

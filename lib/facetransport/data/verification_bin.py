@@ -206,7 +206,9 @@ def _value(name: str, argument: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value.decode("ascii") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, (bytes, str)):  # nested tuples take gigabytes as text
+        raise ValueError(f"expected a name, got {type(value).__name__}")
+    return value.decode("ascii") if isinstance(value, bytes) else value
 
 
 def _called(what: Any, arguments: Any) -> Any:

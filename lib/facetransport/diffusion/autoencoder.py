@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.diffusion.batching import MICRO_BATCH, in_fixed_batches
-from facetransport.tensors import read_model, rounding, save_model, seeded
+from facetransport.tensors import read_model, require_finite, rounding, save_model, seeded
 from facetransport.training import Loss, pick
 
 Features = Callable[[Tensor], Sequence[Tensor]]
@@ -222,6 +222,7 @@ class Autoencoder:
             raise ValueError(
                 f"images: expected (B, 3, H, W), sides multiples of {self.config.downsample}, got {tuple(images.shape)}"
             )
+        require_finite("images", images)
         return in_fixed_batches(self.code.to_code, images, size=self.code.micro_batch).contiguous()
 
     @torch.inference_mode()

@@ -85,10 +85,13 @@ def fdr(
 
 def best_threshold(genuine: np.ndarray, impostor: np.ndarray) -> float:
     """The threshold of the highest balanced accuracy on scores (G,), (I,), midway between two scores."""
-    genuine, impostor = np.sort(np.asarray(genuine, np.float64)), np.sort(np.asarray(impostor, np.float64))
     if not len(genuine) or not len(impostor):
         raise ValueError(f"scores: expected genuine and impostor ones, got {len(genuine)} and {len(impostor)}")
-    edges = np.unique(np.concatenate([finite("genuine", genuine), finite("impostor", impostor)]))
+    genuine, impostor = (
+        np.sort(finite(name, scores).astype(np.float64))
+        for name, scores in (("genuine", genuine), ("impostor", impostor))
+    )
+    edges = np.unique(np.concatenate([genuine, impostor]))
     accuracy = balanced_accuracy(genuine, impostor, edges)
     k = int(np.argmax(accuracy))
     return float((edges[k] + edges[k - 1]) / 2) if k else float(edges[0])

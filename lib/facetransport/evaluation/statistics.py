@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+BLOCK = 2**22  # numbers held at once
 
 
 def finite(name: str, values: np.ndarray) -> np.ndarray:
@@ -44,10 +45,17 @@ class Estimate:
 
 def bootstrap_weights(n: int, resamples: int, seed: int) -> np.ndarray:
     """float64 (resamples, n): how often each of n units is drawn when n are drawn with replacement."""
+    return np.concatenate([np.empty((0, n)), *_in_parts(n, resamples, seed)])
+
+
+def _in_parts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """``bootstrap_weights``, a block of at most ``BLOCK`` numbers at a time."""
     if n < 1 or resamples < 0:
         raise ValueError(f"n, resamples: expected n >= 1 and resamples >= 0, got {n}, {resamples}")
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    rng, step = np.random.default_rng(seed), max(1, BLOCK // n)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
 
 
 def percentile_interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -77,8 +85,8 @@ def bootstrap(
     statistic: (R, n) weights -> (R,) values; a row of ones is the data as they are.
     """
     value = finite("statistic", np.asarray(statistic(np.ones((1, n)))))[0]
-    samples = np.asarray(statistic(bootstrap_weights(n, resamples, seed))) if resamples else np.empty(0)
-    return estimate(value, samples, count)
+    samples = [np.asarray(statistic(weights)) for weights in _in_parts(n, resamples, seed)]
+    return estimate(value, np.concatenate(samples) if samples else np.empty(0), count)
 
 
 def weighted_mean(values: np.ndarray, unit: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

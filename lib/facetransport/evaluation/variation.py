@@ -57,7 +57,8 @@ def within_distance(embeddings: np.ndarray) -> float:
 
 def vendi_score(embeddings: np.ndarray) -> float:
     """exp of the entropy of the eigenvalues of the cosine matrix divided by n (Friedman and Dieng, 2023)."""
-    values = np.linalg.eigvalsh(embeddings @ embeddings.T / len(embeddings))
+    small = embeddings if len(embeddings) <= embeddings.shape[1] else embeddings.T  # both have the same eigenvalues
+    values = np.linalg.eigvalsh(small @ small.T / len(embeddings))
     values = values[values > 1e-12]
     return float(np.exp(-(values * np.log(values)).sum()))
 
@@ -192,14 +193,35 @@ def draw_pairs(
 
 def _pairs_of_fold(rows: np.ndarray, unit: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:
     """int64 (2, 2 * each): genuine pairs, then impostors."""
-    pairs = rows[np.stack(np.triu_indices(len(rows), 1))]
-    same = unit[pairs[0]] == unit[pairs[1]]
-    if min(same.sum(), (~same).sum()) < each:
-        raise ValueError(
-            f"each: expected at most {min(same.sum(), (~same).sum())}, the pairs of a fold, got {each}; use fewer folds"
-        )
-    chosen = [rng.choice(np.flatnonzero(kind), each, replace=False) for kind in (same, ~same)]
-    return pairs[:, np.concatenate(chosen)]
+    person = np.unique(unit[rows], return_inverse=True)[1]
+    places = np.split(np.argsort(person, kind="stable"), np.cumsum(np.bincount(person))[:-1])  # of each person
+    rank = np.empty(len(rows), np.int64)  # of a row among its person's
+    rank[np.concatenate(places)] = np.concatenate([np.arange(len(p)) for p in places])
+    mates = np.bincount(person)[person] - 1 - rank  # rows of the same person behind a row
+    others = np.arange(len(rows))[::-1] - mates
+    most = int(min(mates.sum(), others.sum()))
+    if most < each:
+        raise ValueError(f"each: expected at most {most}, the pairs of a fold, got {each}; use fewer folds")
+    (one, k), (other, m) = (_drawn(behind, each, rng) for behind in (mates, others))
+    mate = [places[person[i]][rank[i] + 1 + step] for i, step in zip(one, k, strict=True)]
+    stranger = [_skipping(places[person[i]], i + 1 + step, i) for i, step in zip(other, m, strict=True)]
+    return rows[np.stack([np.concatenate([one, other]), np.array([*mate, *stranger])])]
+
+
+def _drawn(behind: np.ndarray, each: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """``each`` different pairs of all, which are counted and not listed: the first row of each, and which of those
+    behind it (``behind`` says how many there are) is the second."""
+    ends = behind.cumsum()
+    pair = rng.choice(int(ends[-1]), each, replace=False)
+    first = np.searchsorted(ends, pair, side="right")
+    return first, pair - (ends - behind)[first]
+
+
+def _skipping(own: np.ndarray, place: int, behind: int) -> int:
+    """The place after stepping over one's own rows (ascending) behind a row."""
+    for row in own[own > behind]:
+        place += row <= place
+    return place
 
 
 # -------------------------------------------------------------------------------------------------------------- shared

@@ -31,6 +31,7 @@ from facetransport.diffusion.unet import UNet, UNetConfig
 from facetransport.generation import CHUNK, Model
 from facetransport.recognition.plda import Plda, root, within_covariance
 from facetransport.recognition.recogniser import Recogniser, device_of, embed_faceset
+from facetransport.tensors import require_finite
 from facetransport.training import Loss
 
 CODE = (3, 32, 32)  # of an image of 128 x 128 pixels (VQ-f4 of latent diffusion, un-normalised)
@@ -75,7 +76,7 @@ def matched_contexts(n: int, seed: int, like: Tensor) -> Tensor:
     """
     if like.ndim != 2 or len(like) <= like.shape[1]:
         raise ValueError(f"like: expected (N, d) with more rows than dimensions, got {tuple(like.shape)}")
-    spread = root(torch.cov(like.double().T))
+    spread = root(torch.cov(require_finite("like", like).double().T))
     white = uniform_contexts(n, like.shape[1], seed).double() * like.shape[1] ** 0.5
     return F.normalize(white @ spread.T + like.double().mean(0), dim=1).float()
 

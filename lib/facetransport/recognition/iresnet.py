@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from facetransport.checkpoints import read_checkpoint, require_fit, require_numbers
 from facetransport.devices import full_precision
 from facetransport.recognition.align import network_input
+from facetransport.tensors import require_finite
 
 DEPTHS = {
     "iresnet18": (2, 2, 2, 2),
@@ -252,6 +253,8 @@ class IResNetRecogniser(nn.Module):
         features = self.model(images)
         if self.flip:
             features = features + self.model(images.flip(-1))
+        if not torch.is_grad_enabled():  # in a step of training it would wait for the device
+            require_finite(f"{self.name}: features", features)
         return F.normalize(features.float(), dim=1)
 
     forward = embed

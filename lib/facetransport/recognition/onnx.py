@@ -43,8 +43,8 @@ class OnnxRecogniser:
         """float32 (B, 3, S, S) in [-1, 1], aligned -> float32 (B, dim), unit norm, detached, on the images' device."""
         rgb = to_uint8(network_input(images.detach().float(), self.size, self.margin))
         features = self._features(rgb) + (self._features(rgb[:, :, ::-1]) if self.flip else 0)
-        if not np.isfinite(features).all():
-            raise ValueError(f"{self.name}: the ONNX model returned NaN or inf; is it a recogniser, and whole?")
+        if not np.isfinite(features).all() or not features.any(1).all():
+            raise ValueError(f"{self.name}: the ONNX model returned NaN, inf or zeros; is it a recogniser, and whole?")
         return torch.nn.functional.normalize(torch.from_numpy(features).float(), dim=1).to(images.device)
 
     def _features(self, rgb: np.ndarray) -> np.ndarray:

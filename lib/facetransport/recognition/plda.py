@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facetransport.recognition.recogniser import check_embeddings
+from facetransport.tensors import require_finite
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Plda:
     def of(cls, population: Tensor, within: Tensor) -> Plda:
         """From one embedding each of many people, (N, d), and the covariance within one, such as `within_covariance`:
         B is what is left of the covariance of the former."""
-        total = torch.cov(population.double().T)
+        total = torch.cov(require_finite("population", population).double().T)
+        require_finite("within", within)
         if within.shape != total.shape:
             raise ValueError(
                 f"within: expected {tuple(total.shape)}, as the population has it, got {tuple(within.shape)}"
@@ -62,6 +64,7 @@ class Plda:
 
 def within_covariance(embeddings: np.ndarray, identity: np.ndarray) -> Tensor:
     """Pooled covariance of embeddings (N, d) around the mean of their identity (N,): float64 (d, d)."""
+    embeddings = check_embeddings(embeddings)
     people, place = np.unique(identity, return_inverse=True)
     if len(embeddings) <= len(people):
         raise ValueError(f"identity: expected several images of some of {len(people)} people, got {len(embeddings)}")
