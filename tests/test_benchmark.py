@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from facetransport import training
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import recognisers, synthetic_recognition
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation import benchmark
-from facetransport.evaluation.benchmark import Result, load_curve, load_result, train_and_test
+from facetransport.evaluation.benchmark import Result, ahead, load_curve, load_result, train_and_test
 from facetransport.evaluation.statistics import Estimate
 from facetransport.recognition.iresnet import IResNet, IResNetConfig
 from facetransport.recognition.training import HeadConfig
@@ -141,6 +142,20 @@ def test_an_interrupted_run_ends_the_same(
     assert run(tmp_path) == result
     assert (steps or [12])[0] == resumed
     assert (tmp_path / "curve.csv").read_bytes() == (folder / "curve.csv").read_bytes()
+
+
+def test_runs_are_compared_seed_by_seed(result: Result) -> None:
+    def scored(seed: int, accuracy: float) -> Result:
+        tested = replace(result.tests["first"], accuracy=Estimate(accuracy))
+        return replace(result, seed=seed, tests={"rendered": tested})
+
+    one, other = [scored(0, 0.8), scored(1, 0.9)], [scored(0, 0.7), scored(1, 0.85)]
+    found = ahead(one, other, "rendered")
+    assert found.value == pytest.approx(0.075) and found.n == 2
+    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 1) * 0.025)
+    assert np.isnan(ahead(one[:1], other[:1], "rendered").low)
+    with pytest.raises(ValueError, match=r"other: expected runs with the seeds \[0, 1\], got \[1, 0\]"):
+        ahead(one, other[::-1], "rendered")
 
 
 def test_evaluations_are_spread_over_the_schedule() -> None:

@@ -130,6 +130,17 @@ def test_a_set_in_shards_is_the_set_in_one(tmp_path: Path, monkeypatch: pytest.M
     assert whole.images[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50, 60]
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_jobs_read_what_one_reads(jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photographs, "PART", 2)
+    collection = listing(tmp_path, [np.full((16, 16, 3), 10 * i, np.uint8) for i in range(7)])
+    whole, _ = to_faceset(collection, tmp_path / "whole", 16, workers=1)
+    shares = [photographs.to_shards(collection, tmp_path / "set", 16, (i, jobs), workers=1) for i in range(jobs)]
+    assert all(share is None for share in shares[:-1]) and shares[-1] is not None
+    joined, lost = to_faceset(collection, tmp_path / "set", 16, workers=1)
+    assert not lost and np.array_equal(joined.images, whole.images) and joined.table.equals(whole.table)
+
+
 def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photographs, "PART", 2)
     collection = listing(tmp_path, [np.full((16, 16, 3), 10 * i, np.uint8) for i in range(6)])

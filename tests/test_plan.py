@@ -32,6 +32,8 @@ def test_a_dry_run_tells_sizes_and_trains_nothing(
     said = capsys.readouterr().out
     assert "216,341,187 parameters" in said and "134,595,939 parameters" in said and "295,241,670 parameters" in said
     assert "150,000 steps x 512 = 76,800,000 samples" in said and "to build" in said
+    assert "3.2e+18 in all: about 14 h on one A100, 7.4 h on one H100" in said
+    assert f"{10_000 * 50 * 128**2 * 3 / 1e9:.1f} GB a set of new people" in said
     assert not list(tmp_path.iterdir())
     assert cli.main(["train", "--profile", "smoke", "--dry-run", "--only", "id3pm.plain"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2  # the network, and the disk

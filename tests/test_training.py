@@ -165,6 +165,21 @@ def test_killed_training_resumes_where_its_checkpoint_was(tmp_path: Path) -> Non
     assert same(resumed[-1].ema, whole[-1].ema)
 
 
+def test_a_scheduler_that_ends_the_job_loses_no_step(tmp_path: Path) -> None:
+    """SIGTERM between two checkpoints: the step is kept, the handler of before is back, and the next run goes on."""
+    path, before = tmp_path / "c.safetensors", signal.getsignal(signal.SIGTERM)
+    latents, contexts = data()
+    loss = denoising_loss(latents, contexts, Schedule(50), context_drop=0.1)
+    with pytest.raises(SystemExit) as ended:
+        for state in train(network(), loss, len(latents), CONFIG, path, 10):
+            if state.step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 143 and read_model(path)[1]["step"] == 7
+    assert signal.getsignal(signal.SIGTERM) == before
+    resumed, whole = run(checkpoint=path), run()
+    assert resumed[0].step == 8 and same(resumed[-1].model, whole[-1].model)
+
+
 def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     run(checkpoint=path, stop=13)

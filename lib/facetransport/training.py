@@ -16,10 +16,13 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +43,7 @@ rows index the caller's data; the batch is computed, and random numbers are draw
 """
 
 _UNKNOWN = {"loss": math.nan, "gradient_norm": math.nan}
+log = logging.getLogger(__name__)
 CHECK = 100  # steps between looks at whether numbers are finite, where a look costs a wait
 
 
@@ -217,6 +221,8 @@ def train(
     checkpoint: written every ``every`` steps, once the caller is done with that step, and at the end; when it exists,
     training continues from it (bit for bit on CPU in the same build of torch). identity: plain JSON data that says what
     else must be the same for that, such as a digest of the data. device: by default `devices.device`.
+    A SIGTERM, by which a cluster's scheduler says that the time is up, has the present step written to the checkpoint, and
+    then ends the program (SystemExit).
     Raises FloatingPointError naming the step when loss or gradient stop being finite (the network's weights stay those
     of the step before), ValueError when the checkpoint belongs to another configuration, network or data, or when the
     parts of a step cannot be shared by the processes of this run.
@@ -233,18 +239,48 @@ def train(
         value, norm = last.pop("loss"), last.pop("gradient_norm")
         yield State(start, value, lr_at(start - 1, config), norm, model, ema.model.eval(), last)
     runs = devices.compiled(model)
-    for step in range(start, config.steps):
-        model.train()
-        with devices.falling_back():
-            named, norm = _one_step(runs, optimizer, loss, n, config, step, mine, parts, guard)
-        ema.update(model, step)
-        done, last = step + 1, {**named, "gradient_norm": norm}
-        averaged = ema.model.eval() if done == config.steps else ema.model
-        yield State(done, named.pop("loss"), lr_at(step, config), norm, model, averaged, named)
-        if done % CHECK == 0 or done % every == 0 or done == config.steps:
-            guard.look()
-        if checkpoint and (done % every == 0 or done == config.steps) and _is_main():
-            save_checkpoint(checkpoint, model, ema, optimizer, about, done, last)
+    with _heeding(signal.SIGTERM) if checkpoint else nullcontext([]) as asked:
+        for step in range(start, config.steps):
+            model.train()
+            with devices.falling_back():
+                named, norm = _one_step(runs, optimizer, loss, n, config, step, mine, parts, guard)
+            ema.update(model, step)
+            done, last = step + 1, {**named, "gradient_norm": norm}
+            averaged = ema.model.eval() if done == config.steps else ema.model
+            yield State(done, named.pop("loss"), lr_at(step, config), norm, model, averaged, named)
+            ending = _agreed(asked, done, device)
+            if done % CHECK == 0 or done % every == 0 or done == config.steps or ending:
+                guard.look()
+            if checkpoint and (done % every == 0 or done == config.steps or ending) and _is_main():
+                save_checkpoint(checkpoint, model, ema, optimizer, about, done, last)
+            if ending:
+                log.warning("asked to end (SIGTERM) after step %d, which is kept: run the same command again", done)
+                raise SystemExit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def _heeding(number: signal.Signals) -> Iterator[list[int]]:
+    """A list that the signal adds to, in place of ending the program; only the main thread may say so."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(number, lambda *_: asked.append(number))
+    try:
+        yield asked
+    finally:
+        signal.signal(number, before)
+
+
+def _agreed(asked: list[int], done: int, device: torch.device) -> bool:
+    """Whether to end after a step: all processes after the same one, so they ask each other, every ``CHECK`` steps."""
+    if not devices.several():
+        return bool(asked)
+    if done % CHECK:
+        return False
+    number = torch.tensor(float(len(asked)), device=device)
+    sum_over_processes([number])
+    return bool(number)
 
 
 def _shared(config: TrainingConfig) -> tuple[range, int]:

@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     faces.add_argument(
         "--broken", choices=("refuse", "skip"), default="refuse", help="what becomes of files that cannot be read"
     )
+    faces.add_argument(
+        "--shard", type=_share, metavar="I/N", help="read every N-th part, one of N jobs; then once without, to join"
+    )
     faces.add_argument("--grey", choices=("refuse", "repeat"), default="refuse", help="what becomes of grey images")
     inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
     inspect.add_argument("folder", type=Path)
@@ -335,6 +338,10 @@ def _import_faces(options: argparse.Namespace) -> int:
     """KIND SOURCE OUT: write a FaceSet, list the photographs without a face in OUT/failures.json, say what was made."""
     from facetransport.data import imagefolder, photographs
 
+    if options.shard:
+        photographs.to_shards(_collection(options), options.out, options.size, options.shard, broken=options.broken)
+        print(f"read         a share of {options.out}; once all jobs have ended, run the command without --shard")
+        return 0
     faces, lost = photographs.to_faceset(_collection(options), options.out, options.size, broken=options.broken)
     files.write_json(options.out / "failures.json", lost)
     print(f"written      {options.out}")

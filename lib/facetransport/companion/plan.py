@@ -20,6 +20,7 @@ from facetransport.generation import build
 from facetransport.recognition.dlib import DIM
 from facetransport.recognition.iresnet import IResNet
 
+RATES = {"A100": 65e12, "H100": 120e12}  # FLOP a second in bfloat16 that a training reaches of 312 and 990; assumed
 COPIES = 5  # of every weight: itself, gradient, two moments, average; 4 bytes each
 
 
@@ -37,9 +38,18 @@ class Cost:
 
 
 def lines(profile: Profile, recipes: Iterable[Recipe], status: Callable[[Recipe], str]) -> Iterator[str]:
-    """What training each recipe would take, one a line."""
+    """What training each recipe would take, one a line; last, the room that images take."""
     networks = _networks(profile)
-    return (_line(recipe, status(recipe), networks.get(recipe.key)) for recipe in recipes)
+    yield from (_line(recipe, status(recipe), networks.get(recipe.key)) for recipe in recipes)
+    yield _disk(profile)
+
+
+def _disk(profile: Profile) -> str:
+    """Of the roles and of one set of new people, as they are kept: 8 bits a channel, nothing compressed."""
+    pixels, main = profile.rendered.size**2, profile.generation
+    people = sum(role.identities * role.views for role in profile.rendered.roles.values())
+    gigabytes = [3 * pixels * images / 1e9 for images in (people, main.identities * main.samples)]
+    return f"disk: {gigabytes[0]:,.1f} GB of photographs or renders, {gigabytes[1]:,.1f} GB a set of new people"
 
 
 def _line(recipe: Recipe, status: str, network: Build | None) -> str:
@@ -54,7 +64,8 @@ def _line(recipe: Recipe, status: str, network: Build | None) -> str:
         return told
     cost = cost_of(*network())
     told += f", {cost.parameters:,} parameters, {cost.mib:,.0f} MiB"
-    return f"{told}, {cost.flops / 1e9:.3g} GFLOP a sample, {cost.flops * samples:.2g} in all"
+    hours = ", ".join(f"{cost.flops * samples / rate / 3600:.2g} h on one {name}" for name, rate in RATES.items())
+    return f"{told}, {cost.flops / 1e9:.3g} GFLOP a sample, {cost.flops * samples:.2g} in all: about {hours}"
 
 
 def cost_of(network: nn.Module, inputs: tuple[Tensor, ...]) -> Cost:

@@ -24,6 +24,7 @@ from facetransport.data import detection, shards
 from facetransport.data.alignment import estimate, from_112, transform_points, warp
 from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
 from facetransport.data.template import ARCFACE_112
+from facetransport.devices import WHOLE, Share
 
 Grey = Literal["refuse", "repeat"]
 Broken = Literal["refuse", "skip"]
@@ -138,19 +139,28 @@ def to_faceset(
     known. Memory: a shard per process. broken: "skip" leaves out files that cannot be read, as it does photographs
     without a detected face.
     """
-    rows = [collection.table.iloc[i : i + PART] for i in range(0, len(collection.table), PART)]
-    plan = {"size": size, "geometry": collection.geometry, "photographs": _digest(collection)}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # who comes second waits, and takes what the first has made
-        if not shards.claim(folder, plan):
-            make = partial(_part, collection.read, collection.geometry, size, broken)
-            shards.build(folder, rows, [len(part) for part in rows], make, workers, f"reading {folder.name}")
+        to_shards(collection, folder, size, WHOLE, workers, broken)
         (folder / ".lock").unlink()
     faces = FaceSet.load(folder)
     if not len(faces):
         raise ValueError(f"{folder}: no face found in any of {len(collection.table)} photographs; try another geometry")
     lost = collection.table["source"][~collection.table["source"].isin(faces.table["source"])]
     return faces, {source: _why(collection.read, source) for source in lost}
+
+
+def to_shards(
+    collection: Collection, folder: Path, size: int, share: Share, workers: int | None = None, broken: Broken = "refuse"
+) -> FaceSet | None:
+    """Job i's share (i, n) of `to_faceset`, for n jobs beside each other; the one that ends last joins all, the others
+    return None. `to_faceset` afterwards reads what they made, or makes what is missing."""
+    rows = [collection.table.iloc[i : i + PART] for i in range(0, len(collection.table), PART)]
+    plan = {"size": size, "geometry": collection.geometry, "photographs": _digest(collection)}
+    if shards.claim(folder, plan):
+        return FaceSet.load(folder)
+    make = partial(_part, collection.read, collection.geometry, size, broken)
+    return shards.build(folder, rows, [len(part) for part in rows], make, workers, f"reading {folder.name}", share)
 
 
 def _why(read: Callable[[str], np.ndarray], source: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from facetransport import files
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation.pairs import PairSet, auc, embed_pairs, verify_set
 from facetransport.evaluation.protocols import separability, verify
-from facetransport.evaluation.statistics import Estimate
+from facetransport.evaluation.statistics import Estimate, mean_over_seeds
 from facetransport.recognition.augmentation import PublishedAugment
 from facetransport.recognition.iresnet import IResNet, IResNetConfig, IResNetRecogniser
 from facetransport.recognition.recogniser import embed_faceset
@@ -80,6 +80,16 @@ class Result:
     val: float
     peeked_step: int
     tests: dict[str, Tested]
+
+
+def ahead(one: Sequence[Result], other: Sequence[Result], test: str) -> Estimate:
+    """Accuracy of the runs on one set minus that of those on another, seed by seed: Student's interval over the seeds,
+    none (NaN) for one seed. Both saw the same test people."""
+    seeds = [run.seed for run in one]
+    if not seeds or seeds != [run.seed for run in other]:
+        raise ValueError(f"other: expected runs with the seeds {seeds}, got {[run.seed for run in other]}")
+    by_seed = [a.tests[test].accuracy.value - b.tests[test].accuracy.value for a, b in zip(one, other, strict=True)]
+    return mean_over_seeds(by_seed) if len(by_seed) > 1 else Estimate(by_seed[0])
 
 
 def load_result(folder: Path) -> Result:
