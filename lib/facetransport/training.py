@@ -22,7 +22,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -239,7 +239,7 @@ def train(
         value, norm = last.pop("loss"), last.pop("gradient_norm")
         yield State(start, value, lr_at(start - 1, config), norm, model, ema.model.eval(), last)
     runs = devices.compiled(model)
-    with _heeding(signal.SIGTERM) if checkpoint else nullcontext([]) as asked:
+    with _heeding(signal.SIGTERM, checkpoint is not None) as asked:
         for step in range(start, config.steps):
             model.train()
             with devices.falling_back():
@@ -259,10 +259,10 @@ def train(
 
 
 @contextmanager
-def _heeding(number: signal.Signals) -> Iterator[list[int]]:
+def _heeding(number: signal.Signals, wanted: bool) -> Iterator[list[int]]:
     """A list that the signal adds to, in place of ending the program; only the main thread may say so."""
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    if not wanted or threading.current_thread() is not threading.main_thread():
         yield asked
         return
     before = signal.signal(number, lambda *_: asked.append(number))

@@ -37,6 +37,7 @@ def require(condition: bool, message: str) -> None:
 
 
 Count = Annotated[int, Field(gt=0)]  # at least one
+Times = Annotated[int, Field(ge=2)]  # as many, or as long
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -325,8 +326,8 @@ class SyntheticRecognition:
     lrs: tuple[Positive, ...]  # tried once, on the main set; the best on `val` people is used everywhere
     seeds: tuple[int, ...]
     evaluations: Count  # looks at `val` during training; the best one is kept
-    longer: tuple[Annotated[int, Field(ge=2)], ...]  # times the steps, of runs that show whether training has converged
-    larger: tuple[Annotated[int, Field(ge=2)], ...]  # times the people of ID3's set, in those runs
+    longer: tuple[Times, ...]  # times the steps, of runs that show whether training has converged
+    larger: tuple[tuple[Times, Times], ...]  # (times the people of ID3's set, times the steps at most) of more such runs
 
     def __post_init__(self) -> None:
         require(len(set(self.seeds)) == len(self.seeds) > 0, f"seeds: expected different ones, got {list(self.seeds)}")

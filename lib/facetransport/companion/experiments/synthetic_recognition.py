@@ -131,17 +131,22 @@ def longer_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
     """(set, steps) -> one run with the first seed and ``longer`` times the steps, on authentic images, on ID3's set and
     on those of ``larger`` times as many people (``id3_x2``): whether the main table ends before its recognisers have
     converged, and what more people are worth where they have."""
-    section = profile.synthetic_recognition
-    sets = {"authentic": roles.recipe(profile, "authentic"), "id3": id3.set_recipe(profile)}
-    people = profile.generation.identities
-    sets |= {f"id3_x{times}": id3.set_recipe(profile, times * people) for times in section.larger}
+    section, people = profile.synthetic_recognition, profile.generation.identities
+    sets = {name: (faces, section.longer) for name, faces in _same_people(profile).items()}
+    for times, longest in section.larger:
+        lengths = tuple(dict.fromkeys((*section.longer, longest)))
+        sets[f"id3_x{times}"] = id3.set_recipe(profile, times * people), lengths
     return {
         (name, times * section.training.steps): run_recipe(
             profile, faces, f"longer.{name}", "flip", section.training.lr, section.seeds[0], times
         )
-        for name, faces in sets.items()
-        for times in section.longer
+        for name, (faces, lengths) in sets.items()
+        for times in lengths
     }
+
+
+def _same_people(profile: Profile) -> dict[str, Recipe]:
+    return {"authentic": roles.recipe(profile, "authentic"), "id3": id3.set_recipe(profile)}
 
 
 Choice = tuple[str, float, float, float, float]
