@@ -12,6 +12,7 @@ import random
 import resource
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
@@ -27,6 +28,7 @@ from facetransport.checkpoints import read_checkpoint
 from facetransport.companion import profiles
 from facetransport.data import recordio, verification_bin
 from facetransport.data.photographs import decode
+from facetransport.data.webdataset import webdataset
 from facetransport.diffusion.official import import_unet, import_vq
 from facetransport.recognition.iresnet import from_state_dict
 
@@ -99,6 +101,22 @@ def sound_records(suffix: str) -> bytes:
         return (Path(folder) / f"a{suffix}").read_bytes()
 
 
+def tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, data in {"x.png": picture("PNG"), "x.json": b'{"identity": 3}'}.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            archive.addfile(about, io.BytesIO(data))
+    return buffer.getvalue()[:3072]
+
+
+def read_tar(path: Path) -> None:
+    collection = webdataset(path)
+    for source in collection.table["source"]:
+        collection.read(source)
+
+
 def read_pairs(path: Path) -> None:
     collection = verification_bin.verification_bin(path)
     for source in collection.table["source"]:
@@ -165,6 +183,7 @@ BORDERS = {
     ),
     "rec": Border("a.rec", sound_records(".rec"), read_records),
     "idx": Border("a.idx", sound_records(".idx"), read_records),
+    "tar": Border("a.tar", tar(), read_tar),
     "checkpoint": Border("a.pt", saved(False), read_weights),
     "instructions": Border("a.pt", instructions(), read_instructions),
     "profile": Border("a.yaml", PROFILE, profiles.load),

@@ -33,7 +33,7 @@ PLACE = (
 ARTEFACT = re.compile(r"[0-9a-f]{16}(\.partial|\.corrupt|\.lock|\.owner)?")
 SPEED_TAG = "speed"  # of cells whose output depends on the machine
 INJECTED_TAG = "injected-parameters"  # papermill's
-KINDS = ("folders", "ffhq", "celeba", "recordio", "verification")  # of photographs on disk
+KINDS = ("folders", "ffhq", "celeba", "recordio", "verification", "webdataset")  # of photographs on disk
 RESPONSIBLE = (
     "Drawing a face from an embedding is an attack on stored biometric templates: use it on people who agreed, or on "
     "public research data, to learn what templates reveal."
@@ -93,11 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     _profile_option(execute)
     faces = _command(commands, "import-faces", _import_faces, "photographs on disk as a FaceSet folder, for a profile")
     faces.add_argument("kind", choices=KINDS, help="folders: one a person; verification: InsightFace's .bin")
-    faces.add_argument("source", type=Path, help="a folder; for recordio and verification a file")
+    faces.add_argument("source", type=Path, help="a folder; for recordio, verification a file; for webdataset either")
     faces.add_argument("out", type=Path, help="the folder to write; an interrupted import goes on there")
     faces.add_argument("--size", type=int, default=128, help="of the faces, in pixels; default: 128")
     faces.add_argument(
-        "--geometry", choices=("detect", "whole", "insightface"), help="folders, ffhq: where the face is"
+        "--geometry", choices=("detect", "whole", "insightface"), help="folders, ffhq, webdataset: where the face is"
     )
     faces.add_argument("--split", choices=("train", "val", "test"), help="celeba: by default all")
     faces.add_argument(
@@ -353,7 +353,7 @@ def _import_faces(options: argparse.Namespace) -> int:
 
 
 def _collection(options: argparse.Namespace) -> Any:
-    from facetransport.data import celeba, imagefolder, recordio, verification_bin
+    from facetransport.data import celeba, imagefolder, recordio, verification_bin, webdataset
 
     readers: dict[str, Any] = {
         "folders": imagefolder.people,
@@ -361,9 +361,11 @@ def _collection(options: argparse.Namespace) -> Any:
         "celeba": celeba.celeba,
         "recordio": recordio.recordio,
         "verification": verification_bin.verification_bin,
+        "webdataset": webdataset.webdataset,
     }
     given = {name: getattr(options, name) for name in ("geometry", "split") if getattr(options, name) is not None}
-    takes = {"folders": {"geometry"}, "ffhq": {"geometry"}, "celeba": {"split"}}.get(options.kind, set())
+    geometries = dict.fromkeys(("folders", "ffhq", "webdataset"), {"geometry"})
+    takes = (geometries | {"celeba": {"split"}}).get(options.kind, set())
     if set(given) - takes:
         raise ValueError(f"--{(set(given) - takes).pop()}: not for {options.kind}; leave it out")
     return readers[options.kind](options.source, grey=options.grey, **given)

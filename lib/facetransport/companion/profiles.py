@@ -327,7 +327,7 @@ class SyntheticRecognition:
     seeds: tuple[int, ...]
     evaluations: Count  # looks at `val` during training; the best one is kept
     longer: tuple[Times, ...]  # times the steps, of runs that show whether training has converged
-    larger: tuple[tuple[Times, Times], ...]  # (times the people of ID3's set, times the steps at most) of more such runs
+    larger: tuple[tuple[Times, Times], ...]  # (times the people of ID3's set, times the steps at most)
 
     def __post_init__(self) -> None:
         require(len(set(self.seeds)) == len(self.seeds) > 0, f"seeds: expected different ones, got {list(self.seeds)}")
