@@ -221,8 +221,8 @@ def train(
     checkpoint: written every ``every`` steps, once the caller is done with that step, and at the end; when it exists,
     training continues from it (bit for bit on CPU in the same build of torch). identity: plain JSON data that says what
     else must be the same for that, such as a digest of the data. device: by default `devices.device`.
-    A SIGTERM, by which a cluster's scheduler says that the time is up, has the present step written to the checkpoint, and
-    then ends the program (SystemExit).
+    A SIGTERM, by which a cluster's scheduler says that the time is up, has the present step written to the checkpoint
+    and then ends the program (SystemExit).
     Raises FloatingPointError naming the step when loss or gradient stop being finite (the network's weights stay those
     of the step before), ValueError when the checkpoint belongs to another configuration, network or data, or when the
     parts of a step cannot be shared by the processes of this run.
