@@ -75,6 +75,13 @@ def test_a_sample_of_impostors_keeps_the_answer():
     assert some.auc.value == pytest.approx(every.auc.value, abs=5e-3)
 
 
+def test_a_sample_of_impostors_keeps_the_accuracy():
+    embeddings, labels = people(60, 10, 0.9)
+    every, some = (verify(embeddings, labels, bootstrap=0, max_impostors=most) for most in (None, 30_000))
+    assert 20_000 < some.n_impostor < 40_000 < every.n_impostor and some.n_genuine == every.n_genuine
+    assert some.accuracy.value == pytest.approx(every.accuracy.value, abs=5e-3)
+
+
 def test_interval_covers_what_new_people_give():
     """95 % intervals over 40 people against the AUC of 2000 people of the same kind: most of 20 must cover it."""
     truth = separability(*people(2000, 4, 1.0, seed=999), bootstrap=0, max_impostors=200_000).auc.value

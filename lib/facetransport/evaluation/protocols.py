@@ -269,10 +269,11 @@ def verify(
     *,
     folds: int = 10,
     centre: bool = False,
+    max_impostors: int | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Verification:
-    """LFW-style verification with folds of people, on all pairs.
+    """LFW-style verification with folds of people, on all pairs (``max_impostors``: as for `separability`).
 
     Identities are dealt to folds at random (seed). A fold is tested on every pair in which one of its people takes
     part, at the threshold that is best on the pairs in which none of them does. Accuracy is the mean of the true match
@@ -288,10 +289,11 @@ def verify(
         raise ValueError(f"folds: expected 2 to {people}, the number of identities, got {folds}")
     embeddings, labels = check_set(embeddings, labels)
     fold = (deal(people, folds, np.random.default_rng(seed)) % folds)[np.unique(labels, return_inverse=True)[1]]
-    plain = None if centre else FoldScores(embeddings, labels, folds, bootstrap, seed)
+    how = folds, bootstrap, seed, max_impostors
+    plain = None if centre else FoldScores(embeddings, labels, *how)
     tested = []
     for f in range(folds):
-        scores = plain or FoldScores(centred(embeddings, fold != f), labels, folds, bootstrap, seed)
+        scores = plain or FoldScores(centred(embeddings, fold != f), labels, *how)
         tested.append(scores.test(f))
     samples, limits = np.array([t[0] for t in tested]), np.array([t[1] for t in tested])
     mean, n, m = samples.mean(0), scores.n_genuine, scores.n_impostor
@@ -307,9 +309,11 @@ def centred(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
 class FoldScores:
     """Histograms of all pairs by group of identities, where group % folds is the fold."""
 
-    def __init__(self, embeddings: np.ndarray, labels: np.ndarray, folds: int, resamples: int, seed: int) -> None:
+    def __init__(
+        self, embeddings: np.ndarray, labels: np.ndarray, folds: int, resamples: int, seed: int, most: int | None
+    ) -> None:
         pairs = PairScores(embeddings, labels, None, None, seed, folds)
-        self.genuine, self.impostor = pairs.genuine()[0], pairs.impostor(None)[0]
+        self.genuine, self.impostor = pairs.genuine()[0], pairs.impostor(most)[0]
         self.n_genuine, self.n_impostor = int(self.genuine.sum()), int(self.impostor.sum())
         self.fold = np.arange(pairs.groups) % folds
         self.first, self.second = self.fold[np.array(pairs.blocks).T]
