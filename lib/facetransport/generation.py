@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -113,6 +112,8 @@ def generate(
         told = torch.cat([told, _beside(attributes, told)], dim=2)
     if adjustment:
         denoiser = _adjustment_of(model)(denoiser, adjustment)
+    import pandas as pd  # a second, for who only reads networks
+
     seeds = sample_seeds(seed, labels.tolist(), samples_per_identity)
     repeated = told.flatten(0, 1).to(device_of(model.denoiser))
     draw = partial(sample, denoiser, model.shape, solver=solver, steps=steps, temperature=temperature)

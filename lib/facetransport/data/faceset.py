@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-if TYPE_CHECKING:  # seconds to import, and the processes that render do without
+if TYPE_CHECKING:  # seconds to import: left to where they are needed
+    import pandas as pd
     import torch
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")  # left = left in the image, as InsightFace
@@ -125,6 +125,8 @@ def save_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def load_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     with np.load(path, allow_pickle=False) as columns:
         return pd.DataFrame({name: columns[name] for name in columns.files})
 
@@ -133,5 +135,7 @@ def concatenate(parts: Sequence[FaceSet]) -> FaceSet:
     """Several FaceSets as one, in order."""
     if not parts:
         raise ValueError("parts: expected at least one FaceSet, got none")
+    import pandas as pd
+
     tables = pd.concat([p.table for p in parts], ignore_index=True)
     return FaceSet(np.concatenate([p.images for p in parts]), tables)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock
 from tqdm.auto import tqdm
 
@@ -119,6 +118,8 @@ def _write(folder: Path, make: Make, number: int, part: Any) -> int:
 
 
 def _joined(folder: Path, count: int) -> FaceSet:
+    import pandas as pd  # a second, for who only reads
+
     tables = [load_table(_table(folder, i)) for i in range(count)]
     with replacing(folder / "images.npy") as temporary:
         _stream(folder, [len(table) for table in tables], temporary)
