@@ -253,7 +253,7 @@ class IResNetRecogniser(nn.Module):
         features = self.model(images)
         if self.flip:
             features = features + self.model(images.flip(-1))
-        if not torch.is_grad_enabled():  # in a step of training it would wait for the device
+        if torch.is_inference_mode_enabled():  # in a step of training it would wait for the device
             require_finite(f"{self.name}: features", features)
         return F.normalize(features.float(), dim=1)
 

@@ -64,7 +64,7 @@ class Plda:
 
 def within_covariance(embeddings: np.ndarray, identity: np.ndarray) -> Tensor:
     """Pooled covariance of embeddings (N, d) around the mean of their identity (N,): float64 (d, d)."""
-    embeddings = check_embeddings(embeddings)
+    require_finite("embeddings", torch.from_numpy(np.asarray(embeddings)))
     people, place = np.unique(identity, return_inverse=True)
     if len(embeddings) <= len(people):
         raise ValueError(f"identity: expected several images of some of {len(people)} people, got {len(embeddings)}")
