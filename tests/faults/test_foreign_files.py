@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 EDITS = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.floats(0, 1), st.binary(max_size=16)), max_size=8)
 thoroughly = settings(
-    max_examples=150, deadline=SLOWEST * 1000, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
 )
 
 
@@ -28,7 +28,7 @@ def test_a_sound_file_is_read(kind: str, tmp_path: Path) -> None:
 @given(edits=EDITS)
 def test_a_broken_file_is_refused_in_a_sentence(kind: str, edits: list[Edit], tmp_path: Path) -> None:
     before = peak()
-    attempt(BORDERS[kind], broken(BORDERS[kind].sound, edits), tmp_path)
+    assert attempt(BORDERS[kind], broken(BORDERS[kind].sound, edits), tmp_path) < SLOWEST
     assert peak() - before < LARGEST
 
 
@@ -36,4 +36,4 @@ def test_a_broken_file_is_refused_in_a_sentence(kind: str, edits: list[Edit], tm
 @thoroughly
 @given(data=st.binary(max_size=MOST))
 def test_any_bytes_are_refused_in_a_sentence(kind: str, data: bytes, tmp_path: Path) -> None:
-    attempt(BORDERS[kind], data, tmp_path)
+    assert attempt(BORDERS[kind], data, tmp_path) < SLOWEST

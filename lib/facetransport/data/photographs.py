@@ -142,7 +142,7 @@ def to_faceset(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # who comes second waits, and takes what the first has made
         to_shards(collection, folder, size, WHOLE, workers, broken)
-        (folder / ".lock").unlink()
+        (folder / ".lock").unlink(missing_ok=True)
     faces = FaceSet.load(folder)
     if not len(faces):
         raise ValueError(f"{folder}: no face found in any of {len(collection.table)} photographs; try another geometry")
