@@ -64,6 +64,8 @@ def test_labels_as_others_write_them(tmp_path: Path) -> None:
     [
         ({"x.png": b""}, r"x\.png: expected a \.json with its identity, or a \.cls, beside it"),
         ({"x.png": b"", "x.cls": b"nobody"}, r"x\.png: what is said of it cannot be read \(ValueError"),
+        ({"x.png": b"", "x.json": b'{"identity": 3.7}'}, r"x\.png: .*expected a whole number, 0 or more, got 3\.7"),
+        ({"x.png": b"", "x.cls": b"-1"}, r"x\.png: .*expected a whole number, 0 or more, got '-1'"),
         ({"x.png": b"", "x.json": b"{}"}, r"x\.png: what is said of it cannot be read \(KeyError"),
         ({"x.png": b"", "x.json": b"[1]"}, r"x\.png: what is said of it cannot be read \(AttributeError"),
         ({"x.png": b"", "x.json": b"[" * 60_000}, r"x\.png: what is said of it cannot be read \(RecursionError"),
@@ -75,6 +77,14 @@ def test_descriptions_that_say_nothing_are_named(members: dict[str, bytes], said
     write(tmp_path / "a.tar", **members)
     with pytest.raises(ValueError, match=said):
         webdataset(tmp_path / "a.tar")
+
+
+def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar", **{"x.png": picture(10), "x.cls": b"1"})
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("x.png"), io.BytesIO())
+    with pytest.raises(ValueError, match=r"a\.tar: 1 members have the name of another; expected each once"):
+        webdataset(tmp_path)
 
 
 def test_other_files_are_named(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from facetransport.files import replacing
 VARIABLE = "FACETRANSPORT_FIGURES"
 DPI = 150
 SPEED = "speed."  # how names of what depends on the machine begin
-HEAVIEST = 100_000  # bytes of an SVG that is kept beside its PNG
+HEAVIEST = 50_000  # bytes of an SVG that is kept beside its PNG
 RICH = 10_000  # colours; charts have fewer, sheets of faces more
 FIELDS = (
     "name",

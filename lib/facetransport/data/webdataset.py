@@ -23,7 +23,7 @@ def webdataset(root: Path, geometry: Geometry = "whole", grey: Grey = "refuse") 
     """The images of a ``.tar``, or of all those in a folder, in order of their names.
 
     Columns: identity (``identity`` or ``label`` of the .json, or the .cls), source (``<tar>/<member>``), and what each
-    .json says in numbers or text. Members are found once; images are read where they lie, nothing is unpacked.
+    .json says in numbers or text, as far as all do. Images are read where they lie, nothing is unpacked.
     """
     tars = [root] if root.is_file() else sorted(root.glob("*.tar"))
     if not tars:
@@ -35,8 +35,6 @@ def webdataset(root: Path, geometry: Geometry = "whole", grey: Grey = "refuse") 
             rows.append(known | {"source": source})
             places[source] = path, place
     table = pd.DataFrame(rows).dropna(axis="columns") if rows else pd.DataFrame({"identity": [], "source": []})
-    if len(places) != len(table):
-        raise ValueError(f"{root}: {len(table) - len(places)} images have the name of another; expected each once")
     return Collection(table, partial(_read_image, places, grey), geometry)
 
 
@@ -44,10 +42,13 @@ def _images(path: Path) -> Iterator[tuple[str, Place, dict[str, Any]]]:
     """Name, place and description of each image of a tar file."""
     try:
         with tarfile.open(path, "r:") as tar:
-            members = {member.name: (member.offset_data, member.size) for member in tar if member.isreg()}
+            found = [(member.name, (member.offset_data, member.size)) for member in tar if member.isreg()]
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a tar file that can be read whole ({error}); fetch it again") from None
-    for name, place in members.items():
+    members = dict(found)
+    if len(members) < len(found):
+        raise ValueError(f"{path}: {len(found) - len(members)} members have the name of another; expected each once")
+    for name, place in found:
         if PurePosixPath(name).suffix.lower() in SUFFIXES:
             yield name, place, _known(path, name, members)
 
@@ -58,15 +59,22 @@ def _known(path: Path, name: str, members: dict[str, Place]) -> dict[str, Any]:
         if told:
             known = json.loads(_bytes(path, told, KNOWN))
             plain = {key: value for key, value in known.items() if isinstance(value, (bool, int, float, str))}
-            plain["identity"] = int(known["identity"] if "identity" in known else known["label"])
+            plain["identity"] = _person(known["identity"] if "identity" in known else known["label"])
             return plain
         if label:
-            return {"identity": int(_bytes(path, label, KNOWN))}
+            return {"identity": _person(_bytes(path, label, KNOWN).decode())}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path}: {name}: what is said of it cannot be read ({type(error).__name__}: {error})"
         ) from None
     raise ValueError(f"{path}: {name}: expected a .json with its identity, or a .cls, beside it")
+
+
+def _person(label: Any) -> int:
+    number = int(label)
+    if number < 0 or number != float(label):
+        raise ValueError(f"expected a whole number, 0 or more, got {label!r}")
+    return number
 
 
 def _bytes(path: Path, place: Place, most: int) -> bytes:
