@@ -58,7 +58,7 @@ lab: $(READY)
 	$(PY) -m jupyterlab notebooks
 
 clean:
-	rm -rf .cache/stamps figures/smoke .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .cache/stamps figures/smoke .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 # The lock names everything (pip check says so), hence --no-deps, and four at a time: downloads wait, unpacking works.
 $(READY): requirements.lock pyproject.toml
