@@ -72,8 +72,9 @@ def features_of(faces: Faces) -> Tensor:
 class Tokeniser:
     """tau: said int8 (B, A) -> tokens float32 (B, L, e), those of the description's text, statement by statement.
 
-    kind: "clauses" (MiniLM's mean state of each statement), "words" (the state of each of its word pieces) or
-    "attributes" (one-hot of attribute and value: no language; a network's first layer is then a learned embedding).
+    kind: "statements" (one-hot of attribute and value, of unit root mean square as the others; a network's first layer
+    is then a learned embedding), "clauses" (MiniLM's mean state of a phrase that says it) or "words" (the state of each
+    of the phrase's word pieces).
     unseen: everything is said in paraphrases that no training uses.
     """
 
@@ -104,14 +105,15 @@ class Tokeniser:
 
 def _states(kind: str, phrases: Sequence[captions.Phrase], attributes: int) -> Tensor:
     """float32 (P, n, e): the tokens of every phrase, zero rows after the last."""
-    if kind == "attributes":
-        return F.one_hot(torch.tensor([2 * p.attribute + p.value for p in phrases]), 2 * attributes)[:, None].float()
+    if kind == "statements":
+        stated = F.one_hot(torch.tensor([2 * p.attribute + p.value for p in phrases]), 2 * attributes)
+        return stated[:, None] * (2 * attributes) ** 0.5
     texts = [phrase.text for phrase in phrases]
     if kind == "clauses":
         return text_encoder().clause_states(texts)[:, None]
     if kind == "words":
         return text_encoder().word_states(texts)
-    raise ValueError(f"tokens: expected 'clauses', 'words' or 'attributes', got {kind!r}")
+    raise ValueError(f"tokens: expected 'statements', 'clauses' or 'words', got {kind!r}")
 
 
 @cache

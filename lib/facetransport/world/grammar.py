@@ -1,0 +1,395 @@
+"""A grammar of descriptions: thousands of ways to say that an attribute is present or absent, each mapped to just that.
+
+    what is said, {-1, 0, 1} by attribute  ->  a text whose words say exactly that            `describe`
+
+What a describer says (`facetransport.world.captions.Describer`) is drawn first and put into words afterwards, so the
+Bayes bound of `facetransport.evaluation.descriptions` does not know of the words. They come from lexicon.yaml: nouns
+("girl"), adjectives before and after, parts with adjectives ("long black hair", "her hair is black"), verbs; they are
+negated, graded, listed, told in sentences, by ages in numbers and decades. Held out from every training, by word and by
+template: what a reader makes of a stranger's words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from facetransport.world.captions import ABSENT, PRESENT, UNSAID
+
+LEXICON = Path(__file__).with_name("lexicon.yaml")
+SINGULAR = ("face", "nose", "chin", "jaw", "mouth")  # parts with an article; skin and hair have none, the rest are plural
+UNCOUNTED = ("hair", "skin")
+GRADED, MERGED, ASIDE, AGED, SLOPPY = 0.15, 0.6, 0.15, 0.4, 0.15  # how often, where it can be
+TYPOS = 0.1  # of words of more than 3 letters, in "typos"
+KINDS = ("training", "held_out_templates", "held_out_words", "typos")
+
+
+class Phrase(NamedTuple):
+    """One way to say one thing: the attribute's number, ABSENT or PRESENT, the words."""
+
+    attribute: int
+    value: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to say one thing, before it is put into a sentence. slot: as in lexicon.yaml."""
+
+    slot: str
+    text: str
+    negated: bool = False
+
+
+# --------------------------------------------------------------------------------------------------------- the templates
+
+# {t}: the words; {b}: without their article; {a}: with one; {g}, {v}, {s}: a verb as -ing, plain, with -s; {adj}, {part};
+# {S}, {O}, {P}: he, him, his; {is}: of a part. Fragments stand in lists, clauses are sentences.
+Templates = Mapping[str, tuple[str, ...]]
+FRAGMENTS: Templates = {
+    "is": ("{t}",), "has": ("{t}", "{t}", "with {t}"), "does": ("{g}", "who {s}"), "a": ("{a}",),
+    "part": ("{np}", "{np}", "with {np}", "{part} {is} {adj}"),
+    "not is": ("not {t}", "not {t}", "not really {t}"), "not has": ("no {b}", "no {b}", "without {t}", "not with {t}"),
+    "not does": ("not {g}", "without {g}", "who doesn't {v}"), "not a": ("not {a}",),
+    "not part": ("no {adj} {part}", "{part} that {is} not {adj}", "without {np}", "{part} not {adj}"),
+}  # fmt: skip
+CLAUSES: Templates = {
+    "is": ("{S} is {t}", "{S} is {t}", "{S} looks {t}"), "has": ("{S} has {t}", "{S} has {t}", "{S} has got {t}"),
+    "does": ("{S} {s}", "{S} is {g}"), "a": ("{S} is {a}",),
+    "part": ("{S} has {np}", "{P} {part} {is} {adj}", "{P} {part} {is} {adj}"),
+    "not is": ("{S} is not {t}", "{S} isn't {t}", "{S} does not look {t}"),
+    "not has": ("{S} has no {b}", "{S} doesn't have {t}", "{S} does not have {t}", "{S} is without {t}"),
+    "not does": ("{S} does not {v}", "{S} doesn't {v}", "{S} isn't {g}"), "not a": ("{S} is not {a}", "{S} isn't {a}"),
+    "not part": ("{P} {part} {is} not {adj}", "{P} {part} {isnt} {adj}", "{S} has no {adj} {part}", "{S} doesn't have {np}"),
+}  # fmt: skip
+AFTER_WITH: Templates = {
+    "has": ("{t}",), "part": ("{np}",), "not has": ("no {b}",), "not part": ("no {adj} {part}",)
+}  # fmt: skip
+PREDICATES: Templates = {
+    kind: tuple(clause.removeprefix("{S} ") for clause in clauses if clause.startswith("{S} "))
+    for kind, clauses in CLAUSES.items()
+}
+HELD_FRAGMENTS: Templates = {
+    "is": ("clearly {t}", "{t} in appearance"), "has": ("featuring {t}", "sporting {t}", "{t} visible"),
+    "does": ("seen {g}",), "a": ("{a} by the look of it",), "part": ("{part}: {adj}", "sporting {np}"),
+    "not is": ("by no means {t}", "anything but {t}"), "not has": ("lacking {t}", "minus {t}", "{b}: none"),
+    "not does": ("never {g}",), "not a": ("hardly {a}",),
+    "not part": ("{part} other than {adj}", "{part} anything but {adj}", "lacking {np}"),
+}  # fmt: skip
+HELD_CLAUSES: Templates = {
+    "is": ("{S} appears {t}", "one would call {O} {t}"), "has": ("one notices {t}", "{S} shows {t}"),
+    "does": ("{S} can be seen {g}",), "a": ("one would take {O} for {a}",),
+    "part": ("one notices {np}", "{adj} {is} {P} {part}"),
+    "not is": ("{S} is anything but {t}", "nobody would call {O} {t}"), "not has": ("{S} lacks {t}", "of {t} there is no trace"),
+    "not does": ("{S} never {s}",), "not a": ("{S} can hardly be called {a}",),
+    "not part": ("nobody would call {P} {part} {adj}", "{P} {part} {is} anything but {adj}"),
+}  # fmt: skip
+# {N}: a noun with its adjectives and article; {L}: fragments, {B}: each in a line; {W}: what stands after "with"; {V}: after
+# "who"; {C}: clauses as sentences, of what is not in {W}.
+FRAMES = (
+    "{N}: {L}.", "{N}, {L}", "{N} with {W}. {C}", "{S} is {N}. {C}", "I saw {N}. {C}", "{N}. {C}", "{C} {S} is {N}.",
+    "This is {N} with {W}. {C}", "{L}, {N}", "A picture of {N} with {W}. {C}", "{N} who {V}", "{N} who {V}.",
+)  # fmt: skip
+HELD_FRAMES = (
+    "Wanted: {N} ({L})", "As far as memory serves, it was {N} - {L}.", "Imagine {N}. {C}", "{L}: that would be {N}",
+    "Do you know {N}? {C}", "* {N}\n* {B}",
+)  # fmt: skip
+DEGREES, HELD_DEGREES = ("very", "slightly", "quite", "a bit", "somewhat"), ("remarkably", "kind of", "distinctly")
+RATHER, HELD_RATHER = ("{x} {part}, not {y}", "{x} rather than {y} {part}"), ("{x} {part} instead of {y}",)
+AGES = ("about {n}", "{n} years old", "in {P} {d}", "aged {n}", "around {n} years old", "roughly {n}", "in the {d}")
+HELD_AGES = ("{n} or so", "of some {n} summers", "no more and no less than {n}")
+NEUTRAL = ("person", "person", "individual", "face")
+DECADES = ("teens", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties")
+
+
+@dataclass(frozen=True)
+class Style:
+    """Where words and templates are taken from. held_words, held_templates: those that no training uses; typos: a rate."""
+
+    held_words: bool = False
+    held_templates: bool = False
+    typos: float = 0.0
+
+    @property
+    def fragments(self) -> Templates:
+        return HELD_FRAGMENTS if self.held_templates else FRAGMENTS
+
+    @property
+    def clauses(self) -> Templates:
+        return HELD_CLAUSES if self.held_templates else CLAUSES
+
+    def of(self, ours: Sequence[str], held: Sequence[str], rng: np.random.Generator) -> str:
+        return _one(held if self.held_templates else ours, rng)
+
+
+STYLES: Mapping[str, Style] = {
+    "training": Style(),
+    "held_out_templates": Style(held_templates=True),
+    "held_out_words": Style(held_words=True),
+    "typos": Style(typos=TYPOS),
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- the lexicon
+
+
+@cache
+def lexicon() -> Mapping[str, Any]:
+    """lexicon.yaml."""
+    return yaml.safe_load(LEXICON.read_text(encoding="utf-8"))
+
+
+def known_names() -> tuple[str, ...]:
+    """The attributes that can be put into words, in the lexicon's order."""
+    return tuple(lexicon()["attributes"])
+
+
+@cache
+def forms(name: str, value: int, held: bool = False) -> tuple[Form, ...]:
+    """Every form of an attribute's presence or absence; held: in words that no training draws, where there are any."""
+    entry = lexicon()["attributes"][name]
+    entry = entry["held"] if held else entry
+    present, absent = (tuple(_slots(entry.get(side, {}))) for side in ("present", "absent"))
+    return present if value == PRESENT else absent + tuple(replace(f, negated=not f.negated) for f in present)
+
+
+def _slots(side: Mapping[str, Sequence[str]]) -> Iterator[Form]:
+    for slot, texts in side.items():
+        yield from (Form("has" if slot == "not" else slot, text, slot == "not") for text in texts)
+
+
+def phrase_bank(names: Sequence[str], held: bool = False) -> list[Phrase]:
+    """Every fragment that says one thing of one attribute of ``names``, in their order. held: of words held out."""
+    check_names(names)
+    return [
+        Phrase(attribute, value, text)
+        for attribute, name in enumerate(names)
+        for value in (ABSENT, PRESENT)
+        for text in dict.fromkeys(_fragments_of(name, value, held))
+    ]
+
+
+def _fragments_of(name: str, value: int, held: bool) -> Iterator[str]:
+    for form in forms(name, value, held):
+        yield from (_filled(template, form) for template in FRAGMENTS[_key(form)])
+
+
+def check_names(names: Sequence[str]) -> None:
+    """ValueError for attributes that the lexicon has no words for."""
+    unknown = sorted(set(names) - set(known_names()))
+    if unknown:
+        raise ValueError(f"names: no words for {unknown}; known are {', '.join(known_names())}")
+
+
+# ------------------------------------------------------------------------------------------------------------- describing
+
+
+def describe(said: np.ndarray, names: Sequence[str], rng: np.random.Generator, words: str = "training") -> list[str]:
+    """One text per row of ``said`` int (N, A) in {-1 unsaid, 0, 1}; attributes in random order.
+
+    words: "training", or "held_out_templates", "held_out_words", which no training uses, or "typos": training's words
+    with a slip in one of ten. ValueError for anything else and for attributes without words.
+    """
+    check_names(names)
+    if words not in STYLES:
+        raise ValueError(f"words: expected one of {', '.join(STYLES)}, got {words!r}")
+    return [_described(dict(zip(names, row, strict=True)), STYLES[words], rng) for row in np.asarray(said).tolist()]
+
+
+def _described(row: dict[str, int], style: Style, rng: np.random.Generator) -> str:
+    told = {name: value for name, value in row.items() if value != UNSAID}
+    voice = _voice(told.get("Male", UNSAID), rng)
+    noun, left = _noun(told, style, rng)
+    forms_ = [*_aged(left, style, voice, rng), *_merged(left, style, rng)]
+    forms_ += [Form("aside", _aside(style, rng))] * (rng.random() < ASIDE)
+    text = _framed(noun, [forms_[i] for i in rng.permutation(len(forms_))], style, voice, rng)
+    text = _with_typos(text, style.typos, rng)
+    return re.sub("^an? ", "", text.lower().rstrip(".")) if rng.random() < SLOPPY else text
+
+
+def _voice(male: int, rng: np.random.Generator) -> dict[str, str]:
+    if male == UNSAID:
+        return {"S": "the person", "O": "the person", "P": "the person's" if rng.random() < 0.5 else "their"}
+    return {"S": "he", "O": "him", "P": "his"} if male == PRESENT else {"S": "she", "O": "her", "P": "her"}
+
+
+def _noun(told: dict[str, int], style: Style, rng: np.random.Generator) -> tuple[str, dict[str, int]]:
+    """A noun for the person, and what is left to be said."""
+    fit = [e for e in lexicon()["nouns"] if e["says"].items() <= told.items()]
+    if not fit or rng.random() < 0.15:
+        return _one(NEUTRAL, rng), told
+    entry = fit[rng.integers(len(fit))]
+    noun = _one(entry["held" if style.held_words else "words"], rng)
+    return noun, {name: value for name, value in told.items() if name not in entry["says"]}
+
+
+def _aged(told: dict[str, int], style: Style, voice: dict[str, str], rng: np.random.Generator) -> list[Form]:
+    """The age in numbers where that says what is said of it; taken out of ``told``."""
+    of_age = {name: told[name] for name in ("Young", "Senior") if name in told}
+    years = [entry["years"] for entry in lexicon()["ages"] if entry["says"] == of_age]
+    if not years or style.held_words or rng.random() > AGED:
+        return []
+    for name in of_age:
+        del told[name]
+    age = int(rng.integers(years[0][0], years[0][1] + 1))
+    template = style.of(AGES, HELD_AGES, rng)
+    return [Form("is", template.format(n=_number(age, rng), d=DECADES[age // 10 - 1], **voice))]
+
+
+def _number(n: int, rng: np.random.Generator) -> str:
+    if n % 10 or rng.random() < 0.7:
+        return str(n)
+    return ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty")[n // 10 - 2]
+
+
+def _merged(told: dict[str, int], style: Style, rng: np.random.Generator) -> list[Form]:
+    """A form for each thing said; adjectives of one part may share it: 'long curly black hair', 'black, not red'."""
+    drawn = [_form(name, value, style, rng) for name, value in told.items()]
+    found = [form for form in drawn if not _of_part(form)]
+    for part in dict.fromkeys(form.slot for form in drawn if _of_part(form)):
+        found += _shared([form for form in drawn if form.slot == part], style, rng)
+    return found
+
+
+def _shared(same: list[Form], style: Style, rng: np.random.Generator) -> list[Form]:
+    """Forms of one part: apart, or those that are present in one, or one present and one denied in one."""
+    yes, no = [f for f in same if not f.negated], [f for f in same if f.negated]
+    if yes and no and rng.random() < MERGED / 2:
+        rather = style.of(RATHER, HELD_RATHER, rng).format(x=yes[0].text, y=no[0].text, part=same[0].slot)
+        return [Form("has", rather), *yes[1:], *no[1:]]
+    if len(yes) > 1 and rng.random() < MERGED:
+        joint = (" ", ", ", " and ")[rng.integers(3)]
+        return [Form(same[0].slot, joint.join(form.text for form in yes)), *no]
+    return same
+
+
+def _form(name: str, value: int, style: Style, rng: np.random.Generator) -> Form:
+    """One form at random; one in three denials uses a word of its own where there is one ('thin' for 'not bushy')."""
+    found = (forms(name, value, True) if style.held_words else ()) or forms(name, value)
+    kinds = [[f for f in found if f.negated == negated] for negated in (False, True)]
+    chosen = _one([kind for kind in (kinds[0], *[kinds[1]] * 2) if kind], rng)
+    form = _one(chosen, rng)
+    gradable = (_of_part(form) or form.slot == "is") and not re.search(r"\s|\w(ed|er)\b", form.text)
+    if gradable and not form.negated and rng.random() < GRADED:
+        return replace(form, text=f"{style.of(DEGREES, HELD_DEGREES, rng)} {form.text}")
+    return form
+
+
+def _aside(style: Style, rng: np.random.Generator) -> str:
+    return _one(lexicon()["beside"]["held" if style.held_words else "words"], rng)
+
+
+# -------------------------------------------------------------------------------------------------------------- sentences
+
+
+def _framed(noun: str, told: list[Form], style: Style, voice: dict[str, str], rng: np.random.Generator) -> str:
+    before = [f for f in told if f.slot == "is" and not f.negated and re.fullmatch(r"[\w-]+", f.text)]
+    before = before[: rng.integers(3)]
+    rest = [form for form in told if form not in before]
+    phrase = _article(" ".join([*(form.text for form in before), noun]))
+    if not rest:
+        return f"{phrase[0].upper()}{phrase[1:]}."
+    frame = style.of(FRAMES, HELD_FRAMES, rng)
+    had = [f for f in rest if f.slot == "has" or _of_part(f)] if "{W}" in frame else []
+    if "{W}" in frame and not had:
+        frame = "{N}, {L}"
+    later = [form for form in rest if form not in had]
+    fragments = [_said(style.fragments, form, voice, rng) for form in rest]
+    text = frame.format(
+        N=phrase,
+        S=voice["S"],
+        L=_listed(fragments, rng),
+        B="\n* ".join(fragments),
+        W=_listed([_said(AFTER_WITH, form, voice, rng) for form in had], rng),
+        V=_listed([_said(PREDICATES, form, voice, rng) for form in rest], rng),
+        C=_sentences([_said(style.clauses, form, voice, rng) for form in later], voice["S"], rng),
+    )
+    return _capitals(text.strip())
+
+
+def _listed(parts: list[str], rng: np.random.Generator) -> str:
+    if len(parts) < 2 or rng.random() < 0.4:
+        return ", ".join(parts)
+    return ", ".join(parts[:-1]) + _one((" and ", ", and ", " and also "), rng) + parts[-1]
+
+
+def _sentences(clauses: list[str], subject: str, rng: np.random.Generator) -> str:
+    """Clauses as sentences, some of them joined in pairs: 'he is bald and has a beard'."""
+    text, i = [], 0
+    while i < len(clauses):
+        pair = clauses[i : i + 1 + (rng.random() < 0.5)]
+        if rng.random() < 0.5:
+            pair[1:] = [clause.removeprefix(f"{subject} ") for clause in pair[1:]]
+        text.append(_one((" and ", ", "), rng).join(pair) + ".")
+        i += len(pair)
+    return " ".join(text)
+
+
+def _capitals(text: str) -> str:
+    return re.sub(r"(^|[.?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
+
+
+def _said(templates: Templates, form: Form, voice: dict[str, str], rng: np.random.Generator) -> str:
+    if form.slot == "aside":
+        return f"{voice['S']} is {form.text}" if templates in (CLAUSES, HELD_CLAUSES) else form.text
+    return _filled(_one(templates[_key(form)], rng), form, voice)
+
+
+def _key(form: Form) -> str:
+    return f"{'not ' * form.negated}{'part' if _of_part(form) else form.slot}"
+
+
+def _of_part(form: Form) -> bool:
+    return form.slot not in ("is", "has", "does", "a", "aside")
+
+
+def _filled(template: str, form: Form, voice: Mapping[str, str] | None = None) -> str:
+    """The template with the form's words; {S}, {O}, {P} as ``voice`` has them."""
+    words = {"t": form.text, "b": re.sub("^(an?|the) ", "", form.text), **(voice or {})}
+    words["a"] = _article(form.text)
+    if form.slot == "does":
+        words |= _verb(form.text)
+    if _of_part(form):
+        one = form.slot in (*SINGULAR, *UNCOUNTED)
+        whole = f"{form.text} {form.slot}"
+        words |= {"adj": form.text, "part": form.slot, "is": "is" if one else "are", "isnt": "isn't" if one else "aren't"}
+        words["np"] = _article(whole) if form.slot in SINGULAR else whole
+    return template.format(**words)
+
+
+def _verb(text: str) -> dict[str, str]:
+    verb, _, rest = text.partition(" ")
+    stem = verb.removesuffix("e") if verb in ("smile", "use") else verb
+    told = {"v": verb, "s": f"{verb}s", "g": f"{stem}ing"}
+    return {key: f"{value} {rest}".strip() for key, value in told.items()}
+
+
+def _article(text: str) -> str:
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def _one(choices: Sequence[Any], rng: np.random.Generator) -> Any:
+    return choices[rng.integers(len(choices))]
+
+
+# ------------------------------------------------------------------------------------------------------------------ typos
+
+
+def _with_typos(text: str, rate: float, rng: np.random.Generator) -> str:
+    """A slip in this share of the words of more than 3 letters: two letters swapped, one left out or doubled."""
+    if not rate:
+        return text
+    return re.sub(r"[a-z]{4,}", lambda m: _slip(m[0], rng) if rng.random() < rate else m[0], text)
+
+
+def _slip(word: str, rng: np.random.Generator) -> str:
+    i = int(rng.integers(1, len(word) - 1))
+    swapped, left_out = word[:i] + word[i + 1] + word[i] + word[i + 2 :], word[:i] + word[i + 1 :]
+    return _one((swapped, left_out, word[: i + 1] + word[i:]), rng)
