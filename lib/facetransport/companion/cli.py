@@ -391,19 +391,21 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    """Say how the description was read, then list the best, one a line: rank, score, person, what is true of them."""
+    """Say how the description was read, then list the best, one a line: rank, score, person, which statements hold."""
     from facetransport.evaluation import search
+    from facetransport.world.clauses import plain
 
-    read = search.reading(options.description)  # before anything is loaded: it may be empty
+    plain(options.description)  # before anything is loaded: it may be empty
     from facetransport.companion.search import finder as open_gallery
 
     finder = open_gallery(_chosen_profile(options), artifacts.default_store(), options.size)
-    found = finder.find(options.description, options.top)
-    print(f"read as      {read}")
+    understood, found = finder.find(options.description, options.top)
+    print(f"read as      {understood}")
     print(f"gallery      {len(finder.faces):,} people, {len(finder) - len(finder.faces):,} distractors")
+    print(f"looked at by {finder.method}")
     for row in found.itertuples():
         person = "-" if row.person == search.DISTRACTOR else str(row.person)
-        print(f"{row.rank:4}  {row.score:.4f}  {person:>9}  {row.known}")
+        print(f"{row.rank:4}  {row.score:.4f}  {person:>9}  {row.holds}  [{row.known}]")
     if options.sheet:
         _draw(options.sheet, finder.pictures(found), search.labels(found), options.description)
     return 0

@@ -280,6 +280,12 @@ class DiFace:
     lr: Positive
     weight_decay: NonNegativeFloat
     pixel_steps: Count  # of the network that reads attributes off the pixels
+    reader_width: Count  # of the network that finds the statements of a text ...
+    reader_depth: Count  # ... layers of its Transformer
+    reader_steps: Count
+    reader_batch: Count
+    reader_lr: Positive
+    search: Literal["pixels", "maps", "classifier"]  # what tells the search which attributes a photograph has
     refine_people: Count  # R: of ``people`` ...
     refine_captions: Count  # ... and descriptions of each
     refine_width: Count

@@ -13,10 +13,10 @@ import pandas as pd
 from PIL import Image
 
 from facetransport.companion.artifacts import Store
-from facetransport.companion.experiments import diface, roles
+from facetransport.companion.experiments import diface, roles, words
 from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
-from facetransport.evaluation.search import DISTRACTOR, Finder, enlarged, first_photographs, labels, reading
+from facetransport.evaluation.search import DISTRACTOR, Finder, enlarged, evidence, first_photographs, labels
 from facetransport.recognition.gallery import Gallery
 
 ROLE = "gallery"
@@ -25,19 +25,19 @@ ROLE = "gallery"
 def finder(profile: Profile, store: Store, size: int | None = None, kind: str = "flat", seed: int = 0) -> Finder:
     """A search in the people of the role ``gallery``, each enrolled by the first of their photographs.
 
-    size: of the gallery with `distractors` (like all photographs of the role, drawn with ``seed``), by default of the
-    people alone. kind: of the index, a key of `facetransport.recognition.gallery.KINDS`. Networks and embeddings are
-    shipped, cached, or made now. Memory: 4 size d bytes, and the index.
+    What looks at the photographs is the profile's ``diface.search``. size: of the gallery with `distractors` (drawn with
+    ``seed``), by default of the people alone. kind: of the index, a key of `facetransport.recognition.gallery.KINDS`.
+    Networks and embeddings are shipped, cached, or made now. Memory: 4 size (2 A + 1) bytes, and the index.
     """
-    model, everyone = diface.load(profile, store, diface.ours(profile.diface)), diface.load_faces(profile, store, ROLE)
+    everyone, method = diface.load_faces(profile, store, ROLE), profile.diface.search
     people, rows = first_photographs(everyone)
+    beliefs = diface.load_beliefs(profile, store, ROLE, method)[rows]
     size = len(people) if size is None else size
-    compared = model.gallery(everyone.embeddings)
-    embeddings = enlarged(compared[rows], size, seed, like=compared)
+    vectors = enlarged(evidence(beliefs), size, seed)
     whose = np.full(size, DISTRACTOR)
     whose[: len(people)] = people.identity
-    index = Gallery.build(embeddings, whose, kind, seed=seed)
-    return Finder(model, index, people, embeddings, partial(_photographs, profile, store, rows))
+    index, reader = Gallery.build(vectors, whose, kind, seed=seed), words.load_reader(profile, store)
+    return Finder(reader, method, beliefs, index, people, vectors, partial(_photographs, profile, store, rows))
 
 
 def _photographs(profile: Profile, store: Store, rows: np.ndarray, people: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def _photographs(profile: Profile, store: Store, rows: np.ndarray, people: np.nd
     return FaceSet.load(folder).images[rows[people]]
 
 
-def search_widget(finder: Finder, description: str = "", number: int = 8, seed: int = 0) -> widgets.VBox:
+def search_widget(finder: Finder, description: str = "", number: int = 8) -> widgets.VBox:
     """A text box, how many, a button; below them how the text was read and the faces found, with rank and score.
 
     Its children: HBox (Text, BoundedIntText, Button), HTML with the reading or what is wrong, HTML of the faces. A new
@@ -61,11 +61,11 @@ def search_widget(finder: Finder, description: str = "", number: int = 8, seed: 
 
     def search(_: object = None) -> None:
         try:
-            found = finder.find(text.value, count.value, seed)
+            understood, found = finder.find(text.value, count.value)
         except ValueError as error:
             said.value, faces.value = html.escape(str(error)), ""
         else:
-            said.value = f"read as: {html.escape(reading(text.value))}"
+            said.value = f"read as: {html.escape(str(understood))}<br>looked at by: {finder.method}"
             faces.value = as_html(found, finder.pictures(found))
 
     text.observe(search, "value")
@@ -77,13 +77,17 @@ def search_widget(finder: Finder, description: str = "", number: int = 8, seed: 
 
 
 def as_html(found: pd.DataFrame, pictures: np.ndarray, width: int = 96) -> str:
-    """What was found, as pictures uint8 (K, H, W, 3) in a row, each over its rank, score and person; the words known of
-    the person appear under the pointer. width: of a picture, in pixels of the screen."""
+    """What was found, as pictures uint8 (K, H, W, 3) in a row, each over its rank, score and person and the statements
+    with the probability that they hold; what is known of the person appears under the pointer. width: of a picture, in
+    pixels of the screen."""
     whose = ["distractor" if person == DISTRACTOR else f"person {person}" for person in found["person"]]
     figures = [
-        f'<div title="{html.escape(known)}"><img width="{width}" src="data:image/png;base64,{_png(picture)}"><br>'
-        f"{label}<br>{who}</div>"
-        for known, picture, label, who in zip(found["known"], pictures, labels(found), whose, strict=True)
+        f'<div style="width: {width}px" title="{html.escape(known)}"><img width="{width}" '
+        f'src="data:image/png;base64,{_png(picture)}"><br>{label}<br>{who}<br><small>'
+        f"{html.escape(holds).replace('; ', '<br>')}</small></div>"
+        for known, holds, picture, label, who in zip(
+            found["known"], found["holds"], pictures, labels(found), whose, strict=True
+        )
     ]
     return f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{"".join(figures)}</div>'
 

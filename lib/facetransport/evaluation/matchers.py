@@ -43,8 +43,8 @@ class Regression:
     network: nn.Module
     tokens: str
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        tokens = tokeniser(faces.names, self.tokens, unseen)(said, np.random.default_rng(seed))
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
+        tokens = tokeniser(faces.names, self.tokens)(said, np.random.default_rng(seed))
         return cosine_match(_unit(self.network, tokens), faces.embeddings)
 
 
@@ -56,8 +56,8 @@ class Contrastive:
     images: nn.Module
     tokens: str
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-        tokens = tokeniser(faces.names, self.tokens, unseen)(said, np.random.default_rng(seed))
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
+        tokens = tokeniser(faces.names, self.tokens)(said, np.random.default_rng(seed))
         return cosine_match(_unit(self.words, tokens), _unit(self.images, features_of(faces)))
 
 
@@ -70,7 +70,7 @@ class Classifier:
     persistence: np.ndarray  # (A, 2)
     describer: Describer
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
         return attribute_match(self.describer, said, self.present(faces), self.prior, self.persistence)
 
     @torch.inference_mode()
@@ -89,7 +89,7 @@ class Seen:
     population: People
     describer: Describer
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
         known = self.population
         return attribute_match(self.describer, said, self.present, known.attributes.mean(0), known.persistence)
 
@@ -125,7 +125,7 @@ class Bayes:
     elsewhere: bool = True
     hard: bool = False
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
         """``said`` describes the faces row by row."""
         known = self.population
         persistence = known.persistence if self.elsewhere else None
@@ -155,9 +155,9 @@ class Likelihood:
     level: float
     draws: int = DRAWS
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> LikelihoodMatch:
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> LikelihoodMatch:
         """Noise of face n depends on (seed, n) only."""
-        tokens = tokeniser(faces.names, self.tokens, unseen)(said, np.random.default_rng(seed))
+        tokens = tokeniser(faces.names, self.tokens)(said, np.random.default_rng(seed))
         seeds = sample_seeds(seed, range(len(faces)), self.draws)
         noise = initial_noise(faces.embeddings.shape[1:], [torch.Generator().manual_seed(s) for s in seeds])
         signed = torch.stack([noise, -noise]).unflatten(1, (len(faces), self.draws)).transpose(1, 2).flatten(0, 1)

@@ -1,60 +1,87 @@
 """Search by words: type a description, see who of a gallery fits it best.
 
-    q = R(zhat_0(c))                       what to look for            a model's ``read``
-    s_n = cos(q, E(I_n)), n = 1..size      the gallery, one photograph of each person     Finder.search
+    said                                     the statements of the description            `understand`
+    b_na = P(statement a holds of n)         what a network believes of a photograph      `Finder.beliefs`
+    s_n = (prod_a b_na)^(1 / statements)     how well it fits                             `Finder.search`
 
-A search in a million needs a million features; there are as many renders as people were rendered. The rest are
-distractors: vectors drawn like embeddings, which are NOT faces (`distractors`). They measure time, memory and recall
-of an index; how often the right person comes first, they measure only as far as embeddings are Gaussian.
+What is not said counts for nothing: somebody who searches says what matters, unlike the describer of
+`facetransport.world.captions`, who mentions most of what there is. A product is an inner product of logarithms, which an
+index of cosines finds once a component is added that makes all photographs equally long (Bachrach et al. 2014).
+
+A search in a million needs a million photographs; there are as many renders as people were rendered. The rest are
+distractors: vectors drawn like theirs, which are NOT faces (`distractors`). They measure time, memory and recall of an
+index; how often the right person comes first, they measure only as far as the vectors are Gaussian.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import pandas as pd
 
+from facetransport.diffusion.statements import Reader
 from facetransport.evaluation.described import Faces
 from facetransport.recognition.gallery import CHUNK, KINDS, Gallery, recall
 from facetransport.recognition.recogniser import check_embeddings
-from facetransport.world import captions
-from facetransport.world.captions import PHRASES
+from facetransport.world import grammar
+from facetransport.world.captions import ABSENT, PRESENT, UNSAID
+from facetransport.world.clauses import clauses
 
 DISTRACTOR = -1  # the label of a vector that is nobody's
 NOBODY = "a distractor: a vector, no face"
 FRAME, BLANK = (0, 158, 115), 208  # green round who is meant (Okabe and Ito), grey in place of a face
-TRAINED = {text for ways in PHRASES.values() for texts in ways for text in texts}
+DOUBT = 0.02  # what a network believes is never certain: one wrong belief must not decide a search
+QUERIES = Path(__file__).with_name("queries.csv")
 
 
-class Reader(Protocol):
-    """What turns descriptions into what to look for."""
-
-    def read(self, descriptions: Sequence[str], seed: int = 0) -> np.ndarray:
-        """Free text -> float32 (B, d), unit norm."""
-        ...
+# ----------------------------------------------------------------------------------------------------------- the words
 
 
-def statements(description: str) -> list[str]:
-    """What a description states (`captions.clauses`); ValueError where that is nothing, as in 'a person'."""
-    found = captions.clauses(description)
-    if not found:
+@dataclass(frozen=True)
+class Understood:
+    """What was understood of a description. said: int8 (A,) in {-1, 0, 1}; confidence: float32 (A,), of the reader;
+    names: of the A attributes; missed: the clauses that say nothing the reader knows."""
+
+    said: np.ndarray
+    confidence: np.ndarray
+    names: tuple[str, ...]
+    missed: tuple[str, ...]
+
+    @property
+    def statements(self) -> list[str]:
+        """Each statement in plain words: 'a man', 'no freckles'."""
+        return [grammar.plainly(self.names[a], int(self.said[a])) for a in self.asked]
+
+    @property
+    def asked(self) -> np.ndarray:
+        """int64: the attributes that something is said of."""
+        return np.flatnonzero(self.said != UNSAID)
+
+    def __str__(self) -> str:
+        """'a man (0.99); no beard (0.95)', and what was not understood."""
+        sure = self.confidence[self.asked]
+        told = "; ".join(f"{text} ({p:.2f})" for text, p in zip(self.statements, sure, strict=True))
+        return told + (f" - not understood: {'; '.join(self.missed)}" if self.missed else "")
+
+
+def understand(reader: Reader, description: str) -> Understood:
+    """What a reader makes of a description; ValueError where that is nothing, as in 'a person'."""
+    parts = clauses(description)
+    read = reader.read([description, *parts])
+    said = read.said[0]
+    if (said == UNSAID).all():
         raise ValueError(
-            f"description: {description!r} states nothing about a face; say how it looks, such as "
+            f"description: {description!r} states nothing about a face that is understood; say how it looks, such as "
             "'a young woman with red hair'"
         )
-    return found
-
-
-def reading(description: str) -> str:
-    """How a description was read: its statements, and which of them are in no words that training used."""
-    found = statements(description)
-    new = [statement for statement in found if statement not in TRAINED]
-    return "; ".join(found) + (f" (not in the words of training: {'; '.join(new)})" if new else "")
+    missed = tuple(part for part, alone in zip(parts, read.said[1:], strict=True) if (alone == UNSAID).all())
+    return Understood(said, read.confidence[0], reader.names, missed)
 
 
 def in_words(attributes: np.ndarray, names: Sequence[str]) -> str:
@@ -66,7 +93,7 @@ def in_words(attributes: np.ndarray, names: Sequence[str]) -> str:
     if not known.get("Male", True):
         known["No_Beard"] = False
     told = [name for name, present in known.items() if present or name in ("Male", "Young")]
-    return ", ".join(PHRASES[name][0 if known[name] else 1][0] for name in told)
+    return ", ".join(grammar.plainly(name, int(known[name])) for name in told)
 
 
 # -------------------------------------------------------------------------------------------------------- the gallery
@@ -129,48 +156,84 @@ Photograph = Callable[[np.ndarray], np.ndarray]
 """photograph(people int (K,)) -> uint8 (K, H, W, 3): the enrolled photographs of these people of the gallery."""
 
 
+def evidence(beliefs: np.ndarray) -> np.ndarray:
+    """float32 (N, 2 A + 1), unit norm, of beliefs float (N, A) in 0..1: logarithms of how probable it is that each
+    attribute is absent, present; by one length for all, and what is missing to 1 in the last component."""
+    sure = DOUBT + (1 - 2 * DOUBT) * np.asarray(beliefs, np.float64)
+    logs = np.log(np.stack([1 - sure, sure], 2)).reshape(len(sure), -1)
+    logs /= _longest(beliefs.shape[1])
+    return np.concatenate([logs, np.sqrt(1 - (logs**2).sum(1, keepdims=True))], 1).astype(np.float32)
+
+
+def _longest(attributes: int) -> float:
+    """What no row of logarithms is longer than."""
+    return float(np.hypot(np.log(DOUBT), np.log(1 - DOUBT)) * attributes**0.5)
+
+
+def asking(said: np.ndarray) -> np.ndarray:
+    """float32 (Q, 2 A + 1), unit norm: what is looked for in `evidence`, of said int (Q, A); zeros where nothing is."""
+    stated = (said[:, :, None] == (ABSENT, PRESENT)).reshape(len(said), -1).astype(np.float32)
+    stated /= np.maximum(stated.sum(1, keepdims=True), 1) ** 0.5
+    return np.pad(stated, ((0, 0), (0, 1)))
+
+
 @dataclass(frozen=True)
 class Finder:
-    """Looks for descriptions in a gallery; made by `finder`.
+    """Looks for descriptions in a gallery; made by `facetransport.companion.search.finder`.
 
-    gallery: the index; its labels are identities, or DISTRACTOR. faces: the people, one photograph each, which are the
-    gallery's first rows. embeddings: float32 (size, d), all that is searched, as `measure` takes it.
+    reader: of the words. method: the name of what looks at the photographs. beliefs: float (people, A), how probable each
+    attribute is in each photograph. gallery: the index of their `evidence`; its labels are identities, or DISTRACTOR.
+    faces: the people, one photograph each, the gallery's first rows. vectors: float32 (size, 2 A + 1), all that is
+    searched, as `measure` takes it.
     """
 
-    model: Reader
+    reader: Reader
+    method: str
+    beliefs: np.ndarray = field(repr=False)
     gallery: Gallery
     faces: Faces
-    embeddings: np.ndarray
+    vectors: np.ndarray = field(repr=False)
     photograph: Photograph
 
     def __len__(self) -> int:
         return len(self.gallery)
 
-    def find(self, description: str, k: int = 10, seed: int = 0, nprobe: int = 256) -> pd.DataFrame:
-        """The k faces that fit a description best, as `search`; seed: of the K samples of zhat_0.
+    def find(self, description: str, k: int = 10, nprobe: int = 256) -> tuple[Understood, pd.DataFrame]:
+        """What was understood, and the k faces that fit it best, as `search`.
 
         Raises ValueError for what states nothing and for a k that is not in 1..size.
         """
-        statements(description)
-        return self.search(self.model.read([description], seed)[0], k, nprobe)
+        understood = understand(self.reader, description)
+        return understood, self.search(understood.said, k, nprobe)
 
-    def search(self, query: np.ndarray, k: int = 10, nprobe: int = 256) -> pd.DataFrame:
-        """The k faces nearest to a unit vector float32 (d,), best first.
+    def search(self, said: np.ndarray, k: int = 10, nprobe: int = 256) -> pd.DataFrame:
+        """The k faces that statements, said int (A,), fit best, best first.
 
-        Columns: rank from 1; row of the gallery; person (identity, or DISTRACTOR); score, the cosine; known, what is
-        true of the photograph in words. nprobe: cells read by the ivf kinds, which may find fewer than k.
+        Columns: rank from 1; row of the gallery; person (identity, or DISTRACTOR); score, the geometric mean of how
+        probable each statement is; holds, each statement with that probability; known, what is true of the photograph in
+        words. nprobe: cells read by the ivf kinds, which may find fewer than k.
         """
-        scores, rows = self.gallery.search(query[None], k, nprobe)
-        found = rows[0][rows[0] >= 0]
+        cosines, rows = self.gallery.search(asking(said[None]), k, nprobe)
+        found, cosine = rows[0][rows[0] >= 0], cosines[0][rows[0] >= 0]
+        stated = max(1, (said != UNSAID).sum())
         return pd.DataFrame(
             {
                 "rank": np.arange(len(found)) + 1,
                 "row": found,
                 "person": self.gallery.labels[found],
-                "score": scores[0][: len(found)],
+                "score": np.exp(cosine * _longest(len(said)) / stated**0.5),
+                "holds": [self._holds(row, said) for row in found],
                 "known": [self._known(row) for row in found],
             }
         )
+
+    def _holds(self, row: int, said: np.ndarray) -> str:
+        if row >= len(self.faces):
+            return NOBODY
+        asked = np.flatnonzero(said != UNSAID)
+        belief = np.where(said == PRESENT, self.beliefs[row], 1 - self.beliefs[row])[asked]
+        words = [grammar.plainly(self.faces.names[a], int(said[a])) for a in asked]
+        return "; ".join(f"{'' if p >= 0.5 else 'NOT '}{text} {p:.2f}" for text, p in zip(words, belief, strict=True))
 
     def _known(self, row: int) -> str:
         return in_words(self.faces.attributes[row], self.faces.names) if row < len(self.faces) else NOBODY
@@ -199,6 +262,39 @@ def _framed(image: np.ndarray) -> np.ndarray:
     framed = np.full_like(image, FRAME)
     framed[width:-width, width:-width] = image[width:-width, width:-width]
     return framed
+
+
+# ---------------------------------------------------------------------------------------------------- what it is worth
+
+
+def load_queries(names: Sequence[str]) -> pd.DataFrame:
+    """The 40 searches of queries.csv: query; words, "inside" or "outside" the grammar; asks, int8 (A,) in {-1, 0, 1}."""
+    queries = pd.read_csv(QUERIES, comment="#")
+    asked = [dict(part.split("=") for part in text.split()) for text in queries["asks"]]
+    said = [np.array([int(told.get(name, UNSAID)) for name in names], np.int8) for told in asked]
+    return queries.assign(asks=pd.Series(said, dtype=object))
+
+
+def fulfilled(asks: np.ndarray, attributes: np.ndarray) -> np.ndarray:
+    """bool (N, statements): which of what is asked, int (A,), holds of faces, bool (N, A)."""
+    asked = np.flatnonzero(asks != UNSAID)
+    return np.equal(attributes[:, asked], asks[asked] == PRESENT)
+
+
+def precision(asks: np.ndarray, attributes: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+    """Of the faces that a search found (``rows`` of ``attributes`` bool (N, A)): the share of what was asked that holds,
+    the share of faces of whom all holds, and each by chance and at best, when as many are chosen knowing everything."""
+    holds, k = fulfilled(asks, attributes), len(rows)
+    best = np.sort(holds.mean(1))[::-1][:k].mean() if k else 0.0
+    whole = holds.all(1)
+    return {
+        "precision": float(holds[rows].mean()) if k else 0.0,
+        "chance": float(holds.mean()),
+        "bound": float(best),
+        "all": float(whole[rows].mean()) if k else 0.0,
+        "all_chance": float(whole.mean()),
+        "all_bound": float(min(1.0, whole.sum() / k)) if k else 0.0,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ its price

@@ -3,7 +3,7 @@
 arXiv 2312.01367; no official code is known: papers.md section 1 says what could be read and what is our default.
 
     z_0 = sqrt(d) E(I)                                   feature of a photograph, unit variance    described.features_of
-    tau(c)                                               tokens of a description c                 described.Tokeniser
+    tau(c)                                               statements of a description, tokens       statements.read, described.Tokeniser
     L = E || eps - D(z_t, t, tau(c)) ||^2                denoiser in the feature space             denoiser_loss
     z_T ~ N(0, I), T~ steps -> zhat_0                    rough estimate                            rough_estimates
     L_R = cosine embedding + lambda || R(zhat_0) - z_0 ||^2     refinement                         refinement_loss
@@ -14,7 +14,7 @@ What a diffusion model has to beat, the bound, and D as a density are in `facetr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from facetransport.diffusion.guidance import classifier_free
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule, abar_on, add_noise, uniform_timesteps
 from facetransport.diffusion.vectors import MultiLayer, VectorDenoiser, prompts_of
-from facetransport.evaluation.described import Faces, Say, scaled, text_encoder, tokeniser
+from facetransport.evaluation.described import Faces, Say, scaled, tokeniser
 from facetransport.evaluation.descriptions import Match, cosine_match
 from facetransport.evaluation.matchers import CHUNK, info_nce
 from facetransport.training import Loss, pick
@@ -115,7 +115,7 @@ class Settings:
     tokens: of tau, as D was trained. refine_gallery: compare with R(z_0) instead of z_0 (papers.md 1.2).
     """
 
-    tokens: str = "clauses"
+    tokens: str = "statements"
     steps: int = 1
     samples: int = 1
     guidance: float = 1.0
@@ -148,15 +148,7 @@ class Model:
         features = torch.from_numpy(scaled(embeddings)).to(device_of(self.denoiser))
         return self.refine(features[:, None]).cpu().numpy()
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
         """s(c, I) = cos(R(zhat_0(c)), E(I))."""
-        tokens = tokeniser(faces.names, self.settings.tokens, unseen)(said, np.random.default_rng(seed))
+        tokens = tokeniser(faces.names, self.settings.tokens)(said, np.random.default_rng(seed))
         return cosine_match(self.features(tokens, seed).cpu().numpy(), self.gallery(faces.embeddings))
-
-    def read(self, descriptions: Sequence[str], seed: int = 0) -> np.ndarray:
-        """Free text -> what to look for: float32 (B, d), unit norm. Needs a model of MiniLM's tokens."""
-        if isinstance(descriptions, str) or not len(descriptions):
-            raise ValueError(f"descriptions: expected a list of at least one text, got {descriptions!r}")
-        if self.settings.tokens != "clauses":
-            raise ValueError(f"tokens: free text needs a model trained on 'clauses', got {self.settings.tokens!r}")
-        return self.features(text_encoder().tokens(descriptions), seed).cpu().numpy()

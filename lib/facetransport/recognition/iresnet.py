@@ -258,3 +258,24 @@ class IResNetRecogniser(nn.Module):
         return F.normalize(features.float(), dim=1)
 
     forward = embed
+
+
+class WithEarlierMap(nn.Module):
+    """`Recogniser` that keeps what a recogniser has not yet forgotten: E(I) beside the map after its third layer.
+
+    embed: (B, dim + C s^2), unit norm; both parts of norm 1 / sqrt(2), the map standardised image by image.
+    """
+
+    def __init__(self, model: IResNet, name: str = "maps") -> None:
+        super().__init__()
+        self.model, self.name = model.eval(), name
+        with torch.inference_mode():
+            self.dim = self.embed(torch.zeros(1, 3, *(model.config.input_size,) * 2)).shape[1]
+
+    def embed(self, images: Tensor) -> Tensor:
+        """float32 (B, 3, S, S) in [-1, 1], aligned -> float32 (B, dim), unit norm."""
+        *_, earlier, _, features = self.model.stages(network_input(images, self.model.config.input_size, True))
+        flat = F.layer_norm(earlier.flatten(1).float(), earlier.flatten(1).shape[1:])
+        return torch.cat([F.normalize(part.float(), dim=1) for part in (features, flat)], 1) / 2**0.5
+
+    forward = embed

@@ -3,7 +3,7 @@
     what is said, {-1, 0, 1} by attribute  ->  a text whose words say exactly that            `describe`
 
 What a describer says (`facetransport.world.captions.Describer`) is drawn first and put into words afterwards, so the
-Bayes bound of `facetransport.evaluation.descriptions` does not know of the words. They come from lexicon.yaml: nouns
+Bayes bound of `facetransport.evaluation.descriptions` does not know of the words. They come from lexicon.toml: nouns
 ("girl"), adjectives before and after, parts with adjectives ("long black hair", "her hair is black"), verbs; they are
 negated, graded, listed, told in sentences, by ages in numbers and decades. Held out from every training, by word and by
 template: what a reader makes of a stranger's words.
@@ -12,6 +12,7 @@ template: what a reader makes of a stranger's words.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,12 +20,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from facetransport.world.captions import ABSENT, PRESENT, UNSAID
 
-LEXICON = Path(__file__).with_name("lexicon.yaml")
-SINGULAR = ("face", "nose", "chin", "jaw", "mouth")  # parts with an article; skin and hair have none, the rest are plural
+LEXICON = Path(__file__).with_name("lexicon.toml")
+SINGULAR = (
+    "face",
+    "nose",
+    "chin",
+    "jaw",
+    "mouth",
+)  # parts with an article; skin and hair have none, the rest are plural
 UNCOUNTED = ("hair", "skin")
 GRADED, MERGED, ASIDE, AGED, SLOPPY = 0.15, 0.6, 0.15, 0.4, 0.15  # how often, where it can be
 TYPOS = 0.1  # of words of more than 3 letters, in "typos"
@@ -41,7 +47,7 @@ class Phrase(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """One way to say one thing, before it is put into a sentence. slot: as in lexicon.yaml."""
+    """One way to say one thing, before it is put into a sentence. slot: as in lexicon.toml."""
 
     slot: str
     text: str
@@ -142,8 +148,8 @@ STYLES: Mapping[str, Style] = {
 
 @cache
 def lexicon() -> Mapping[str, Any]:
-    """lexicon.yaml."""
-    return yaml.safe_load(LEXICON.read_text(encoding="utf-8"))
+    """lexicon.toml."""
+    return tomllib.loads(LEXICON.read_text(encoding="utf-8"))
 
 
 def known_names() -> tuple[str, ...]:
@@ -155,7 +161,7 @@ def known_names() -> tuple[str, ...]:
 def forms(name: str, value: int, held: bool = False) -> tuple[Form, ...]:
     """Every form of an attribute's presence or absence; held: in words that no training draws, where there are any."""
     entry = lexicon()["attributes"][name]
-    entry = entry["held"] if held else entry
+    entry = entry.get("held", {}) if held else entry
     present, absent = (tuple(_slots(entry.get(side, {}))) for side in ("present", "absent"))
     return present if value == PRESENT else absent + tuple(replace(f, negated=not f.negated) for f in present)
 
@@ -179,6 +185,11 @@ def phrase_bank(names: Sequence[str], held: bool = False) -> list[Phrase]:
 def _fragments_of(name: str, value: int, held: bool) -> Iterator[str]:
     for form in forms(name, value, held):
         yield from (_filled(template, form) for template in FRAGMENTS[_key(form)])
+
+
+def plainly(name: str, value: int) -> str:
+    """An attribute's presence or absence in the plainest words: 'a man', 'a full beard', 'no freckles'."""
+    return next(_fragments_of(name, value, False))
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -359,7 +370,12 @@ def _filled(template: str, form: Form, voice: Mapping[str, str] | None = None) -
     if _of_part(form):
         one = form.slot in (*SINGULAR, *UNCOUNTED)
         whole = f"{form.text} {form.slot}"
-        words |= {"adj": form.text, "part": form.slot, "is": "is" if one else "are", "isnt": "isn't" if one else "aren't"}
+        words |= {
+            "adj": form.text,
+            "part": form.slot,
+            "is": "is" if one else "are",
+            "isnt": "isn't" if one else "aren't",
+        }
         words["np"] = _article(whole) if form.slot in SINGULAR else whole
     return template.format(**words)
 
@@ -376,7 +392,7 @@ def _article(text: str) -> str:
 
 
 def _one(choices: Sequence[Any], rng: np.random.Generator) -> Any:
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 # ------------------------------------------------------------------------------------------------------------------ typos

@@ -39,7 +39,7 @@ from facetransport.evaluation.matchers import (
 )
 from facetransport.papers.diface import Model, Refinement, Settings, denoiser_loss, refinement_loss, rough_estimates
 from facetransport.recognition import dlib
-from facetransport.recognition.iresnet import IResNet
+from facetransport.recognition.iresnet import IResNet, WithEarlierMap
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.tensors import read_model, save_model, seeded
 from facetransport.training import Loss, TrainingConfig, TrainingLog, pick, resident, train
@@ -88,11 +88,12 @@ def _make_population(pairs: list[tuple[int, int]], world_seed: int, folder: Path
 
 
 def faces_recipe(profile: Profile, role: str, encoder: str = "reference", people: int | None = None) -> Recipe:
-    """Embeddings and attributes of a role's first ``people``, by default all. encoder: E, as in a profile's section."""
+    """Embeddings and attributes of a role's first ``people``, by default all. encoder: E, as in a profile's section, or
+    "maps": E beside its own earlier feature map."""
     config = {"people": people or profile.rendered.roles[role].identities, "views": profile.rendered.roles[role].views}
-    network = recognisers.dlib_recipe(profile) if encoder == "dlib" else recognisers.recipe(profile, encoder)
+    network = recognisers.dlib_recipe(profile) if encoder == "dlib" else recognisers.recipe(profile)
     upstream = (roles.rendered_recipe(profile, role), network, roles.head_recipe())
-    make = partial(_make_faces, config, profile.rendered.world_seed)
+    make = partial(_make_faces, config, profile.rendered.world_seed, encoder)
     return Recipe(f"diface.faces.{role}.{encoder}", config, make, upstream=upstream)
 
 
@@ -111,8 +112,10 @@ def read_faces(folder: Path) -> Faces:
     return Faces(attributes, elsewhere, tuple(metadata["names"]), embeddings, tensors["identity"].numpy())
 
 
-def _make_faces(config: dict[str, Any], world_seed: int, folder: Path, upstream: tuple[Path, ...]) -> None:
-    faceset, recogniser = FaceSet.load(upstream[0]), _read_recogniser(upstream[1])
+def _make_faces(
+    config: dict[str, Any], world_seed: int, encoder: str, folder: Path, upstream: tuple[Path, ...]
+) -> None:
+    faceset, recogniser = FaceSet.load(upstream[0]), _read_recogniser(upstream[1], encoder)
     faceset = faceset.select(np.arange(config["people"] * config["views"]))
     names = rendered.attribute_names(faceset.table)
     another = [(int(i), int(k) + config["views"]) for i, k in faceset.table[["identity", "view"]].to_numpy()]
@@ -126,10 +129,12 @@ def _make_faces(config: dict[str, Any], world_seed: int, folder: Path, upstream:
     save_model(folder / FACES, tensors, names=names)
 
 
-def _read_recogniser(folder: Path) -> Recogniser:
-    if (folder / MODEL).is_file():
-        return recognisers.read(folder)
-    return dlib.load(folder / recognisers.STATISTICS)
+def _read_recogniser(folder: Path, encoder: str) -> Recogniser:
+    if encoder == "dlib":
+        return dlib.load(folder / recognisers.STATISTICS)
+    if encoder == "maps":
+        return WithEarlierMap(recognisers.read_white_box(folder).model).to(device())
+    return recognisers.read(folder)
 
 
 # --------------------------------------------------------------------------------------------------------- the networks
@@ -242,14 +247,22 @@ def _read_refinement(section: DiFace, folder: Path) -> Refinement:
 # ----------------------------------------------------------------------------------------------------------- the rivals
 
 
-def baseline_recipe(profile: Profile, kind: str) -> Recipe:
-    """A baseline, trained as long and on the same descriptions: "regression", "contrastive" or "classifier"."""
-    section = profile.diface
+def rivals(section: DiFace) -> list[tuple[str, str]]:
+    """Kind and encoder of every baseline that is trained."""
+    return [*((kind, section.encoder) for kind in BASELINES), ("classifier", "maps")]
+
+
+def baseline_recipe(profile: Profile, kind: str, encoder: str | None = None) -> Recipe:
+    """A baseline, trained as long and on the same descriptions: "regression", "contrastive" or "classifier".
+
+    encoder: of the features it sees, by default E of the profile.
+    """
+    section, encoder = profile.diface, encoder or profile.diface.encoder
     names = "tokens width depth ema steps batch lr weight_decay error say_yes say_no seed"
     if kind not in BASELINES:
         raise ValueError(f"kind: expected one of {', '.join(BASELINES)}, got {kind!r}")
     config = {name: as_config(section)[name] for name in names.split()}
-    upstream = (faces_recipe(profile, "generator", section.encoder, section.people),)
+    upstream = (faces_recipe(profile, "generator", encoder, section.people),)
     return Recipe(f"diface.{kind}", config, partial(_make_baseline, kind, section), upstream=upstream, collective=True)
 
 
@@ -276,9 +289,9 @@ BASELINES: dict[str, tuple[Build, Callable[[Faces, Say], Loss]]] = {
 }
 
 
-def load_baseline(profile: Profile, store: Store, kind: str) -> Matcher:
-    """A trained baseline of `BASELINES`."""
-    return read_baseline(kind, profile.diface, store.get(baseline_recipe(profile, kind)))
+def load_baseline(profile: Profile, store: Store, kind: str, encoder: str | None = None) -> Matcher:
+    """A trained baseline of `BASELINES`; encoder: as `baseline_recipe`."""
+    return read_baseline(kind, profile.diface, store.get(baseline_recipe(profile, kind, encoder)))
 
 
 def read_baseline(kind: str, section: DiFace, folder: Path) -> Matcher:
@@ -314,6 +327,17 @@ def load_pixels(profile: Profile, store: Store, role: str) -> Seen:
     """The matcher that sees the photographs of a role, "val" or "gallery"."""
     present = read_model(store.get(pixels_recipe(profile)) / MODEL)[0][role].float().numpy()
     return Seen(present, load_population(profile, store), describer_of(profile.diface))
+
+
+def load_beliefs(profile: Profile, store: Store, role: str, method: str) -> np.ndarray:
+    """float (N, A): how probable each attribute is in each photograph of a role, "val" or "gallery", according to
+    "pixels", to the "classifier" of features, or to that of "maps"."""
+    if method == "pixels":
+        return load_pixels(profile, store, role).present
+    encoder = "maps" if method == "maps" else profile.diface.encoder
+    matcher = load_baseline(profile, store, "classifier", encoder)
+    assert isinstance(matcher, Classifier)
+    return matcher.present(load_faces(profile, store, role, encoder))
 
 
 def _make_pixels(section: RecogniserTraining, folder: Path, upstream: tuple[Path, ...]) -> None:

@@ -17,6 +17,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import words
 from facetransport.companion.experiments.diface import (
     BASELINES,
     assemble,
@@ -31,6 +32,7 @@ from facetransport.companion.experiments.diface import (
     read_faces,
     read_population,
     refinement_recipe,
+    rivals,
 )
 from facetransport.companion.profiles import DiFace, Evaluation, Profile, as_config
 from facetransport.evaluation.described import Faces, Matcher, captions_of
@@ -44,6 +46,7 @@ from facetransport.evaluation.descriptions import (
 from facetransport.evaluation.matchers import DRAWS, Bayes, Likelihood
 from facetransport.evaluation.statistics import Estimate
 from facetransport.files import write_json
+from facetransport.world import grammar
 from facetransport.world.captions import Describer
 
 RESULT = "result.json"
@@ -53,11 +56,14 @@ SMALL = 2_000  # people, where encoders are compared: dlib is the slow one
 LEVELS = (4.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)  # log signal-to-noise
 
 
-def matches(
-    matcher: Matcher, faces: Faces, describer: Describer, seeds: Sequence[int], unseen: bool = False
-) -> list[Match]:
-    """Fresh descriptions of all faces for each seed, scored against all faces."""
-    return [matcher.match(captions_of(faces, describer, seed), faces, seed, unseen) for seed in seeds]
+def told(faces: Faces, describer: Describer, sets: int) -> list[np.ndarray]:
+    """What is said of each photograph, int8 (N, A), in so many sets of descriptions."""
+    return [captions_of(faces, describer, seed) for seed in range(sets)]
+
+
+def matches(matcher: Matcher, faces: Faces, understood: Sequence[np.ndarray]) -> list[Match]:
+    """Sets of descriptions of all faces, each as it was understood (`told`, or `words.load_readings`), against all."""
+    return [matcher.match(said, faces, seed) for seed, said in enumerate(understood)]
 
 
 def verification(
@@ -93,16 +99,14 @@ def verification(
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a study. section: of the model. told: who describes. method: of METHODS.
-
-    "ours": DiFace with the R of ``ours``. refined: with R. unseen: in paraphrases that no training used.
+    """One line of a study, of statements as they are said. section: of the model. told: who describes. method: of
+    METHODS; "ours": DiFace with the R of ``ours``. refined: with R.
     """
 
     section: DiFace
     told: Describer
     method: str = "diface"
     refined: bool = True
-    unseen: bool = False
 
 
 def study(profile: Profile) -> dict[str, Row]:
@@ -111,20 +115,17 @@ def study(profile: Profile) -> dict[str, Row]:
     A line that changes T~, K or guidance has an R of its own; one that changes D, E or tau has its own D too.
     """
     base = profile.diface
-    told = describer_of(base)
-    rows = {"refinement.trained": Row(base, told), "refinement.none": Row(base, told, refined=False)}
+    by = describer_of(base)
+    rows = {"refinement.trained": Row(base, by), "refinement.none": Row(base, by, refined=False)}
     for name, changes in _variants(base).items():
-        row = Row(replace(base, **changes), told)
+        row = Row(replace(base, **changes), by)
         if row.section.sampling_steps <= MOST_STEPS:  # an R of its own for more would take an hour to make data for
             rows[name] = row
         if name.startswith(SWEEPS):
             rows[f"rough.{name}"] = replace(row, refined=False)
-    for name, describer in describers(told).items():
+    for name, describer in describers(by).items():
         for method in METHODS:
             rows[f"{name}.{method}"] = Row(_section(base, method), describer, method)
-    for method in METHODS:
-        for words in ("seen", "unseen"):
-            rows[f"paraphrase.{words}.{method}"] = Row(_section(base, method), told, method, unseen=words == "unseen")
     return rows
 
 
@@ -136,10 +137,10 @@ SWEEPS = ("steps.", "samples.", "guidance.")
 METHODS = ("diface", "ours", "regression", "contrastive", "classifier", "bayes")
 
 
-def describers(told: Describer) -> dict[str, Describer]:
+def describers(usual: Describer) -> dict[str, Describer]:
     """Describers that mention more or fewer attributes, or err more or less."""
-    mentions = {f"mentions.{share:g}": replace(told, say_yes=share) for share in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)}
-    errors = {f"errors.{rate:g}": replace(told, error=rate) for rate in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)}
+    mentions = {f"mentions.{share:g}": replace(usual, say_yes=share) for share in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)}
+    errors = {f"errors.{rate:g}": replace(usual, error=rate) for rate in (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)}
     return mentions | errors
 
 
@@ -169,7 +170,7 @@ def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
         f"refine_loss.{kind}": {"refine_loss": kind, "refine_gallery": True, "l2": 0.0}
         for kind in ("cosine", "infonce")
     }
-    rows |= {f"tokens.{kind}": brief | {"tokens": kind} for kind in ("clauses", "words", "attributes")}
+    rows |= {f"tokens.{kind}": brief | {"tokens": kind} for kind in ("statements", "clauses", "words")}
     rows |= {"denoiser.mlp": unet, "denoiser.unet": unet | {"denoiser": "unet", "width": 32, "depth": 1}}
     rows |= {f"encoder.{name}": few | {"encoder": name} for name in ("reference", "dlib")}
     return rows
@@ -209,7 +210,7 @@ def _make_study(row: Row, evaluation: Evaluation, folder: Path, upstream: tuple[
     for name, hard in (("random", False), ("hard", True)):
         if name == "random" or row.method == "bayes":  # whose bound knows what impostors share
             matcher = _row_matcher(row, hard, upstream[2:])
-            found = [matches(matcher, f, row.told, range(n), row.unseen) for f, n in ((val, 1), (test, STUDY_SETS))]
+            found = [matches(matcher, f, told(f, row.told, n)) for f, n in ((val, 1), (test, STUDY_SETS))]
         numbers |= numbers_of(name, verification(found[0], found[1], (val, test), evaluation, hard=hard))
     write_json(folder / RESULT, numbers)
 
@@ -238,13 +239,14 @@ def recipes(profile: Profile) -> list[Recipe]:
     """What notebook 03 needs once: networks and the population; the lines of the study are ``study_recipes``."""
     section = profile.diface
     networks = [denoiser_recipe(profile, section), *(refinement_recipe(profile, s) for s in (section, ours(section)))]
-    baselines = [baseline_recipe(profile, kind) for kind in BASELINES]
-    return [*networks, *baselines, pixels_recipe(profile), population_recipe(profile)]
+    baselines = [baseline_recipe(profile, kind, encoder) for kind, encoder in rivals(section)]
+    return [*networks, *baselines, pixels_recipe(profile), population_recipe(profile), words.reader_recipe(profile)]
 
 
 def study_recipes(profile: Profile) -> list[Recipe]:
-    """Every line of the study, each once."""
-    return list({r.key: r for r in (study_recipe(profile, name) for name in study(profile))}.values())
+    """Every line of the study, each once, and what each reader understood of each kind of words."""
+    readings = [words.readings_recipe(profile, kind, how) for kind in grammar.KINDS for how in words.READERS]
+    return readings + list({r.key: r for r in (study_recipe(profile, name) for name in study(profile))}.values())
 
 
 # ------------------------------------------------------------------------------------------------------- D as a density
@@ -286,9 +288,9 @@ def _make_level(
     section: DiFace, level: float, evaluation: Evaluation, folder: Path, upstream: tuple[Path, ...]
 ) -> None:
     val, test = (read_faces(path) for path in upstream[:2])
-    matcher, told = Likelihood(assemble(section, upstream[2]).denoiser, section.tokens, level), describer_of(section)
+    matcher = Likelihood(assemble(section, upstream[2]).denoiser, section.tokens, level)
     found = [
-        [matcher.match(captions_of(faces, told, seed), faces, seed) for seed in range(sets)]
+        [matcher.match(said, faces, seed) for seed, said in enumerate(told(faces, describer_of(section), sets))]
         for faces, sets in ((val, 1), (test, STUDY_SETS))
     ]
     pairs = draw_pairs(val.identity, 0, evaluation.pairs, "other")

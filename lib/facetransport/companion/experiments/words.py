@@ -1,0 +1,130 @@
+"""What a profile makes of words: the network that finds statements, and what it read of the describer's texts."""
+
+from __future__ import annotations
+
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments.diface import (
+    describer_of,
+    faces_recipe,
+    load_population,
+    population_recipe,
+    read_faces,
+    read_population,
+)
+from facetransport.companion.experiments.fitting import MODEL, fit
+from facetransport.companion.profiles import DiFace, Profile, as_config
+from facetransport.devices import device
+from facetransport.diffusion.statements import ClauseReader, NetworkReader, Reader, StatementReader, statement_loss
+from facetransport.evaluation.described import captions_of, text_encoder
+from facetransport.tensors import read_model, save_model, seeded
+from facetransport.training import TrainingConfig
+from facetransport.world import captions, grammar
+
+READINGS = "readings.safetensors"
+ROLES = ("val", "gallery")
+Kind = Literal["network", "clauses"]
+READERS: tuple[Kind, ...] = ("network", "clauses")
+
+
+def reader_recipe(profile: Profile) -> Recipe:
+    """The network that finds the statements of a text, trained on the grammar's words and templates."""
+    names = "reader_width reader_depth reader_steps reader_batch reader_lr seed"
+    config = {name: as_config(profile.diface)[name] for name in names.split()}
+    config["grammar"] = sha256(grammar.LEXICON.read_bytes()).hexdigest()[:16]
+    make = partial(_make_reader, profile.diface)
+    return Recipe("diface.reader", config, make, upstream=(population_recipe(profile),), collective=True)
+
+
+def load_reader(profile: Profile, store: Store, kind: Kind = "network") -> Reader:
+    """What reads descriptions: the trained network, or the rule that looks for the nearest phrase of each clause."""
+    if kind == "clauses":
+        return ClauseReader.of(load_population(profile, store).names, text_encoder())
+    return read_reader(store.get(reader_recipe(profile)))
+
+
+def read_reader(folder: Path) -> NetworkReader:
+    """The reader that was written into a folder."""
+    tensors, facts = read_model(folder / MODEL)
+    network = StatementReader(len(facts["names"]), facts["width"], facts["depth"])
+    network.load_state_dict(tensors)
+    return NetworkReader(network.eval().requires_grad_(False).to(device()), text_encoder(), tuple(facts["names"]))
+
+
+def _make_reader(section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
+    people = read_population(upstream[0])
+    facts: dict[str, Any] = {"width": section.reader_width, "depth": section.reader_depth}
+    with seeded(section.seed):
+        network = StatementReader(len(people.names), **facts)
+    steps = section.reader_steps
+    training = TrainingConfig(
+        steps,
+        section.reader_batch,
+        section.reader_lr,
+        section.seed,
+        ema=0.998 if steps > 1000 else 0.9,
+        warmup=min(100, steps // 10),
+        decay="cosine",
+        weight_decay=0.01,
+        bf16=True,
+    )
+    loss = statement_loss(people.attributes, people.names, text_encoder())
+    fit(network, loss, len(people), training, folder, names=people.names, **facts)
+
+
+# -------------------------------------------------------------------------------------------------------- what was read
+
+
+def readings_recipe(profile: Profile, words: str, kind: Kind = "network") -> Recipe:
+    """What a reader understands of the describer's texts in these words: of `val` one text a photograph, of `gallery`
+    as many as the evaluation has sets of pairs."""
+    section = profile.diface
+    config = {"words": words, "reader": kind, "told": as_config(describer_of(section)), "seed": section.seed}
+    sets = {"val": 1, "gallery": profile.evaluation.pair_sets}
+    faces = tuple(faces_recipe(profile, role, section.encoder) for role in ROLES)
+    reader = (reader_recipe(profile),) if kind == "network" else ()
+    make = partial(_make_readings, section, words, sets)
+    return Recipe(
+        "diface.readings", config | {"sets": sets}, make, upstream=(*faces, *reader), label=f"{words}, {kind}"
+    )
+
+
+def load_readings(profile: Profile, store: Store, words: str, kind: Kind = "network") -> dict[str, list[np.ndarray]]:
+    """By role, what was understood of each set of texts, int8 (N, A) each; what was said is `captions_of`."""
+    tensors = read_model(store.get(readings_recipe(profile, words, kind)) / READINGS)[0]
+    names = len(grammar.known_names())
+    return {role: [_unpacked(part, names) for part in tensors[role].numpy()] for role in ROLES}
+
+
+def texts_of(said: np.ndarray, names: tuple[str, ...], words: str, seed: int) -> list[str]:
+    """The texts that say this, as they are read."""
+    return grammar.describe(said, names, np.random.default_rng((seed, 2)), words)
+
+
+def _make_readings(section: DiFace, words: str, sets: dict[str, int], folder: Path, upstream: tuple[Path, ...]) -> None:
+    everyone = [read_faces(path) for path in upstream[:2]]
+    names = everyone[0].names
+    reader = read_reader(upstream[2]) if upstream[2:] else ClauseReader.of(names, text_encoder())
+    found = {}
+    for role, faces in zip(ROLES, everyone, strict=True):
+        told = (captions_of(faces, describer_of(section), seed) for seed in range(sets[role]))
+        read = [reader.read(texts_of(said, names, words, seed)).said for seed, said in enumerate(told)]
+        found[role] = torch.from_numpy(np.stack([_packed(said) for said in read]))
+    save_model(folder / READINGS, found, names=names)
+
+
+def _packed(said: np.ndarray) -> np.ndarray:
+    """uint8 (2, N, A / 8): which attributes are said, and which of them to be present."""
+    return np.stack([np.packbits(said == symbol, axis=1) for symbol in (captions.ABSENT, captions.PRESENT)])
+
+
+def _unpacked(packed: np.ndarray, names: int) -> np.ndarray:
+    absent, present = (np.unpackbits(part, axis=1, count=names).astype(np.int8) for part in packed)
+    return present - (1 - present - absent)

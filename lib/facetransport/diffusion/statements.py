@@ -1,0 +1,173 @@
+"""tau, first half: which statements a text makes, found by a network that reads all of it.
+
+    text -> word states of a frozen MiniLM (B, L, 3 x 384) -> logits (B, A, 3): unsaid, said absent, said present
+
+DiFace (2312.01367) hands a text encoder's tokens to the denoiser; which encoder could not be read (papers.md 1.3). Here
+the statements stand between: a text is read once, whatever is asked of the faces afterwards, and what was understood can
+be shown and corrected. The words' own layers are read beside the last one: the last knows the sentence, the first the
+word. Trained on texts of `facetransport.world.grammar`, drawn afresh at every step, of which it is known what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facetransport.diffusion.text import LAYERS, TextEncoder
+from facetransport.training import Loss
+from facetransport.world import grammar
+from facetransport.world.captions import UNSAID
+from facetransport.world.clauses import clauses
+
+TOGETHER = 16  # texts read at a time
+MOST = (
+    0.8  # of what is there that a training text mentions; most mention little, as searches do, and cost little to read
+)
+INVENTED = 0.5  # share of training texts that describe nobody: what is usual must not stand in for what is said
+SLIPS = 0.2  # share of training batches with typos
+
+
+class StatementReader(nn.Module):
+    """Word states -> logits of what is said of each attribute. depth, heads: of a Transformer over the words; each
+    attribute then looks for its own words by attention (one query each)."""
+
+    def __init__(self, attributes: int, width: int, depth: int, heads: int = 4) -> None:
+        super().__init__()
+        states = TextEncoder.dim * len(LAYERS)
+        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True)
+        self.inp = nn.Sequential(nn.LayerNorm(states), nn.Dropout(0.1), nn.Linear(states, width))
+        self.words = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Parameter(torch.randn(attributes, width) / width**0.5)
+        self.verdict = nn.Parameter(torch.randn(attributes, 3, width) / width**0.5)
+        self.prior = nn.Parameter(torch.zeros(attributes, 3))
+
+    def forward(self, states: Tensor, present: Tensor) -> Tensor:
+        """states float (B, L, S), present bool (B, L): words, not padding -> float32 (B, A, 3)."""
+        h = self.norm(self.words(self.inp(states), src_key_padding_mask=~present))
+        looks = (h @ self.query.T).masked_fill(~present[..., None], -torch.inf).softmax(1)  # (B, L, A)
+        return torch.einsum("bla,blw,akw->bak", looks, h, self.verdict).float() + self.prior
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was understood of texts. said: int8 (B, A) in {-1 unsaid, 0 said absent, 1 said present}; confidence: float32
+    (B, A), how sure the reader is of it, 0..1."""
+
+    said: np.ndarray
+    confidence: np.ndarray
+
+
+class Reader(Protocol):
+    """What reads descriptions. names: of the A attributes that it knows."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def read(self, texts: Sequence[str]) -> Reading:
+        """What each text says. ValueError for what is not a list of texts, or for a blank one."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkReader:
+    """A trained `StatementReader`: reads a text whole."""
+
+    network: StatementReader
+    words: TextEncoder
+    names: tuple[str, ...]
+
+    def read(self, texts: Sequence[str]) -> Reading:
+        """As `Reader`; confidence is the network's probability."""
+        parts = _of_one_length(_checked(texts), TOGETHER)
+        found = torch.cat([self._logits([texts[i] for i in part]) for part in parts])
+        confidence, symbol = found.softmax(2).max(2)
+        back = np.argsort(np.concatenate(parts))
+        return Reading((symbol.numpy() + UNSAID).astype(np.int8)[back], confidence.numpy()[back])
+
+    @torch.inference_mode()
+    def _logits(self, texts: Sequence[str]) -> Tensor:
+        where = self.network.prior.device
+        return self.network(*(part.to(where) for part in self.words.layered_states(texts))).cpu()
+
+
+@dataclass(frozen=True)
+class ClauseReader:
+    """A rule to compare with: a text is cut at its punctuation and its 'and' (`facetransport.world.clauses`), and each
+    clause says what the nearest phrase of the grammar says, if MiniLM finds them similar enough.
+
+    phrases: what each says; states: float32 (P, 384), of unit norm. enough: a cosine, chosen on texts of `val` people.
+    """
+
+    names: tuple[str, ...]
+    words: TextEncoder
+    phrases: Sequence[grammar.Phrase]
+    states: Tensor
+    enough: float = 0.7
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], words: TextEncoder) -> ClauseReader:
+        """With every phrase of the grammar's training part."""
+        phrases = grammar.phrase_bank(names)
+        return cls(names, words, phrases, F.normalize(words.clause_states([p.text for p in phrases]), dim=1))
+
+    def read(self, texts: Sequence[str]) -> Reading:
+        """As `Reader`; confidence is the cosine, and 1 for what is unsaid."""
+        read = [self._read(text) for text in _checked(texts)]
+        return Reading(np.stack([said for said, _ in read]), np.stack([sure for _, sure in read]))
+
+    def _read(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        said, sure = np.full(len(self.names), UNSAID, np.int8), np.ones(len(self.names), np.float32)
+        parts = clauses(text)
+        likeness = F.normalize(self.words.clause_states(parts), dim=1) @ self.states.T
+        for cosine, nearest in zip(*likeness.max(1), strict=True) if parts else ():
+            if cosine >= self.enough:
+                phrase = self.phrases[int(nearest)]
+                said[phrase.attribute], sure[phrase.attribute] = phrase.value, float(cosine)
+        return said, sure
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(f"descriptions: expected a list of at least one text, got {texts!r}")
+    return texts
+
+
+def statement_loss(attributes: np.ndarray, names: Sequence[str], words: TextEncoder) -> Loss:
+    """Cross-entropy of what fresh texts say of each attribute. attributes: bool (N, A), of people to describe."""
+
+    def loss(network: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        rng = np.random.default_rng(generator.initial_seed())
+        said = _to_say(attributes[rows.numpy()], rng)
+        texts = grammar.describe(said, names, rng, "typos" if rng.random() < SLIPS else "training")
+        target = torch.from_numpy(said.astype(np.int64) - UNSAID).to(generator.device)
+        parts = _of_one_length(texts, TOGETHER)
+        errors = [_error(network, words, [texts[i] for i in part], target[part]) for part in parts]
+        return torch.stack(errors).sum() / target.numel()
+
+    return loss
+
+
+def _error(network: nn.Module, words: TextEncoder, texts: Sequence[str], target: Tensor) -> Tensor:
+    states, present = (part.to(target.device) for part in words.layered_states(texts))
+    return F.cross_entropy(network(states, present).flatten(0, 1), target.flatten(), reduction="sum")
+
+
+def _of_one_length(texts: Sequence[str], size: int) -> list[np.ndarray]:
+    """Places of texts in groups of about one length: little of a batch is padding."""
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def _to_say(attributes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """int8 (B, A): what is said, much or little, of these people (absences less) or of somebody invented."""
+    invented = rng.random((len(attributes), 1)) < INVENTED
+    present = np.where(invented, rng.random(attributes.shape) < 0.5, attributes)
+    share = MOST * rng.random((len(attributes), 1)) ** 2 * np.where(invented, 0.4, np.where(present, 1, 0.1))
+    return np.where(rng.random(attributes.shape) < share, present.astype(np.int8), np.int8(UNSAID))
