@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from facetransport.evaluation.described import Faces, Tokeniser
 from facetransport.evaluation.descriptions import Match
-from facetransport.world import captions
+from facetransport.world import grammar
 from facetransport.world.captions import UNSAID, Describer
 
-NAMES = tuple(captions.PHRASES)
+NAMES = grammar.known_names()
 OF_THE_VIEW = np.isin(NAMES, ("Eyeglasses", "Smiling", "Mouth_Open", "Eyes_Closed", "Frowning"))
 A, D = len(NAMES), len(NAMES)
 CANDID = Describer(error=0, say_yes=1, say_no=1)  # says everything, and all of it is true
 
 OTHER: dict[str, Any] = {  # another value for every setting
-    "encoder": "dlib", "tokens": "attributes", "people": 24, "error": 0.1, "say_yes": 0.5, "say_no": 0.2,
+    "encoder": "dlib", "tokens": "clauses", "people": 24, "error": 0.1, "say_yes": 0.5, "say_no": 0.2,
     "denoiser": "unet", "width": 64, "depth": 2, "token_drop": 0.2, "schedule": "cosine", "timesteps": 40, "ema": 0.8,
     "steps": 11, "batch": 8, "lr": 2e-3, "weight_decay": 0.1, "pixel_steps": 6, "refine_people": 24,
     "refine_captions": 2, "refine_width": 64, "refine_loss": "infonce", "refine_steps": 6, "l2": 2.0,
@@ -60,7 +60,7 @@ def randomised(network: nn.Module, std: float = 0.1) -> Any:
 
 
 def said_tokens(n: int) -> Tensor:
-    return Tokeniser(NAMES, "attributes")(anything(n), np.random.default_rng(0))
+    return Tokeniser(NAMES, "statements")(anything(n), np.random.default_rng(0))
 
 
 def contrast(left: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:

@@ -25,10 +25,11 @@ from facetransport.papers.diface import Refinement, denoiser_loss, refinement_lo
 from facetransport.recognition.iresnet import IResNetConfig, IResNetRecogniser
 from facetransport.recognition.training import HeadConfig, Learner, recogniser_loss
 from facetransport.training import EMA, Loss
-from facetransport.world.captions import PHRASES, Describer
+from facetransport.world.captions import Describer
+from facetransport.world.grammar import known_names
 
 ELSEWHERE = torch.device("meta")  # as good as any: it can be had without its machine
-NAMES = tuple(PHRASES)[:16]
+NAMES = known_names()[:16]
 ROWS = torch.arange(8)
 SMALL = IResNetConfig((1, 1, 1, 1), (8, 8, 16, 16), (2, 2, 2, 2, 1), 28, 16)
 
@@ -59,7 +60,7 @@ def codes(kind: str) -> tuple[nn.Module, Loss]:
 
 def words(kind: str) -> tuple[nn.Module, Loss]:
     faces = described()
-    say, width = describing(faces, "attributes", Describer()), 2 * len(NAMES)
+    say, width = describing(faces, "statements", Describer()), 2 * len(NAMES)
     if kind == "denoiser":
         network: nn.Module = VectorDenoiser(VectorConfig("mlp", 16, width, 32, 1, Schedule(50)))
         return network, denoiser_loss(torch.from_numpy(faces.embeddings), say, Schedule(50), 0.1)

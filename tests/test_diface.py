@@ -42,7 +42,7 @@ from facetransport.papers import diface
 from facetransport.papers.diface import Model, Refinement
 from facetransport.recognition.recogniser import embed_faceset
 from facetransport.tensors import read_model
-from facetransport.world import captions, rendered
+from facetransport.world import grammar, rendered
 from facetransport.world.captions import ABSENT, PRESENT, UNSAID, Describer
 
 
@@ -54,7 +54,7 @@ def statements(tokens: Tensor) -> list[set[bytes]]:
 @pytest.fixture
 def section(smoke: Profile) -> DiFace:
     """Settings for ``crowd``, whose descriptions need no language."""
-    return replace(smoke.diface, tokens="attributes", samples=3)
+    return replace(smoke.diface, tokens="statements", samples=3)
 
 
 @pytest.fixture
@@ -66,70 +66,59 @@ def untrained(section: DiFace) -> Model:
 # ----------------------------------------------------------------------------------------------------------- tokens
 
 
-@pytest.mark.parametrize("way", [0, -1])
-def test_statements_are_those_of_the_text(monkeypatch: pytest.MonkeyPatch, way: int) -> None:
-    """With one way to say each thing: the rows that reading the sentence gives, in another order, bit for bit."""
-    monkeypatch.setattr(captions, "PHRASES", {n: ((y[way],), (no[way],)) for n, (y, no) in captions.PHRASES.items()})
-    said, rng = anything(12), np.random.default_rng(1)
-    tokens, sentences = Tokeniser(NAMES, "clauses")(said, rng), captions.to_text(said, NAMES, rng)
-    assert statements(tokens) == statements(described.text_encoder().tokens(sentences))
-    assert [len(s) for s in statements(tokens)] == (said != UNSAID).sum(1).tolist()
-    assert tokens.shape == (12, (said != UNSAID).sum(1).max(), 384)
+def test_every_statement_is_said_by_one_of_its_phrases() -> None:
+    said, tokens = anything(6), Tokeniser(NAMES, "clauses")(anything(6), np.random.default_rng(1))
+    assert tokens.shape == (6, (said != UNSAID).sum(1).max(), 384)
+    ways = {(a, v): [p.text for p in grammar.phrase_bank(NAMES) if p[:2] == (a, v)] for a, v in ((0, 1), (9, 0))}
+    states = {key: described.text_encoder().clause_states(texts) for key, texts in ways.items()}
+    for row, found in zip(said, tokens, strict=True):
+        assert len(statements(found[None])[0]) == (row != UNSAID).sum()
+        for (attribute, value), phrases in states.items():
+            spoken = bool((found[:, None] == phrases).all(2).any())
+            assert spoken == (row[attribute] == value)
 
 
 def test_every_phrase_is_as_likely() -> None:
-    names = ("Bangs", "Senior", "Double_Chin")
-    said = np.tile(np.array([UNSAID, PRESENT, ABSENT], np.int8), (6000, 1))
+    names = ("Bangs", "Male", "Double_Chin")
+    said = np.tile(np.array([UNSAID, PRESENT, UNSAID], np.int8), (6000, 1))
     tokens = described.tokeniser(names, "clauses")(said, np.random.default_rng(0))
-    for place, ways in enumerate((captions.PHRASES["Senior"][0], captions.PHRASES["Double_Chin"][1])):
-        phrases = described.text_encoder().clause_states(ways)
-        spoken = (tokens[:, place, None] == phrases).all(2)  # (6000, ways)
-        torch.testing.assert_close(spoken.float().mean(0), torch.full((len(ways),), 1 / len(ways)), atol=0.03, rtol=0)
+    ways = [p.text for p in grammar.phrase_bank(names) if (p.attribute, p.value) == (1, PRESENT)]
+    spoken = (tokens[:, 0, None] == described.text_encoder().clause_states(ways)).all(2)  # (6000, ways)
+    torch.testing.assert_close(spoken.float().mean(0), torch.full((len(ways),), 1 / len(ways)), atol=0.03, rtol=0)
 
 
 def test_words_of_a_statement_are_rows() -> None:
-    said = np.array([[PRESENT, UNSAID], [PRESENT, ABSENT], [UNSAID, UNSAID]], np.int8)
-    tokens = described.tokeniser(("Double_Chin", "Senior"), "words")(said, np.random.default_rng(0))
-    apart = described.text_encoder().word_states(["a double chin", "not elderly"])
-    present = tokens.any(2)
-    torch.testing.assert_close(tokens[0][present[0]], apart[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(tokens[1][present[1]], torch.cat([apart[0], apart[1, :2]]), atol=1e-4, rtol=1e-4)
-    assert not tokens[2].any()
+    said = np.array([[PRESENT], [UNSAID]], np.int8)
+    tokens = described.tokeniser(("Male",), "words")(said, np.random.default_rng(0))
+    ways = described.text_encoder().word_states([p.text for p in grammar.phrase_bank(("Male",)) if p.value == PRESENT])
+    alike = [torch.allclose(tokens[0, :3], way[:3], atol=1e-4) for way in ways]
+    assert any(alike) and not tokens[1].any()
 
 
-def test_attributes_are_one_hot() -> None:
+def test_statements_are_one_hot_at_unit_scale() -> None:
     said = anything(20)
     tokens = said_tokens(20)
     for row, found in zip(said, tokens, strict=True):
         told = np.flatnonzero(row != UNSAID)
         expected = torch.zeros(tokens.shape[1], 2 * A)
         expected[np.arange(len(told)), 2 * told + row[told]] = 1
-        assert torch.equal(found, expected)
-
-
-def test_unseen_paraphrases_share_no_row_with_the_seen_ones() -> None:
-    said = anything(5)
-    seen, unseen = (described.tokeniser(NAMES, "clauses", u)(said, np.random.default_rng(0)) for u in (False, True))
-    assert [len(s) for s in statements(seen)] == [len(s) for s in statements(unseen)]
-    assert not set.union(*statements(seen)) & set.union(*statements(unseen))
-    wordless = Tokeniser(NAMES, "attributes", unseen=True)(said, np.random.default_rng(0))
-    assert torch.equal(wordless, said_tokens(5))  # without language there are no paraphrases
+        assert torch.equal(found, expected * (2 * A) ** 0.5)
 
 
 def test_descriptions_that_say_nothing_are_one_row_of_zeros() -> None:
-    nothing = Tokeniser(NAMES, "attributes")(np.full((3, A), UNSAID, np.int8), np.random.default_rng(0))
+    nothing = Tokeniser(NAMES, "statements")(np.full((3, A), UNSAID, np.int8), np.random.default_rng(0))
     assert nothing.shape == (3, 1, 2 * A) and not nothing.any()
 
 
 def test_bad_descriptions_and_tokens_are_refused() -> None:
-    tokeniser, rng = Tokeniser(NAMES, "attributes"), np.random.default_rng(0)
+    tokeniser, rng = Tokeniser(NAMES, "statements"), np.random.default_rng(0)
     with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \(2, 5\)"):
         tokeniser(np.zeros((2, 5), np.int8), rng)
     with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \({A},\)"):
         tokeniser(np.zeros(A, np.int8), rng)
-    with pytest.raises(ValueError, match="tokens: expected 'clauses', 'words' or 'attributes', got 'letters'"):
+    with pytest.raises(ValueError, match="tokens: expected 'statements', 'clauses' or 'words', got 'letters'"):
         Tokeniser(NAMES, "letters")
-    with pytest.raises(ValueError, match=r"names: no phrases for \['Hat'\]"):
+    with pytest.raises(ValueError, match=r"names: no words for \['Hat'\]"):
         Tokeniser(("Hat",), "clauses")
 
 
@@ -349,18 +338,11 @@ def test_scores_are_cosines_of_features_and_gallery(untrained: Model, refine_gal
     model = replace(untrained, settings=replace(untrained.settings, refine_gallery=refine_gallery))
     faces, said = crowd(4), anything(12)
     scores = everything(model.match(said, faces, seed=6))
-    tokens = Tokeniser(NAMES, "attributes")(said, np.random.default_rng(6))
+    tokens = Tokeniser(NAMES, "statements")(said, np.random.default_rng(6))
     expected = model.features(tokens, seed=6).numpy() @ model.gallery(faces.embeddings).T
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert np.array_equal(everything(model.match(said, faces, seed=6)), scores)
     assert not np.allclose(everything(model.match(said, faces, seed=7)), scores, atol=1e-3)
-
-
-@pytest.mark.parametrize("tokens", ["attributes", "words"])
-def test_free_text_needs_a_model_of_statements(untrained: Model, tokens: str) -> None:
-    model = replace(untrained, settings=replace(untrained.settings, tokens=tokens))
-    with pytest.raises(ValueError, match=f"tokens: free text needs a model trained on 'clauses', got '{tokens}'"):
-        model.read(["a man with glasses"])
 
 
 def test_features_are_scaled_to_unit_variance() -> None:
@@ -492,16 +474,6 @@ def test_files_describe_themselves(smoke: Profile, smoke_store: Store) -> None:
         assert not list(smoke_store.get(recipe).glob("checkpoint*"))
 
 
-def test_reading_is_by_statements_in_any_order(model: Model) -> None:
-    texts = ["An elderly man: a full beard and no glasses.", "A lady with red hair"]
-    found = model.read(texts, seed=2)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-    assert np.array_equal(found, model.features(described.text_encoder().tokens(texts), 2).numpy())
-    again = model.read(["a man: no glasses, a full beard and elderly", texts[1]], seed=2)
-    np.testing.assert_allclose(again, found, atol=1e-4)
-    assert not np.allclose(model.read(texts, seed=3), found, atol=1e-3)
-
-
 def test_a_model_without_refinement_has_the_same_denoiser(smoke: Profile, smoke_store: Store, model: Model) -> None:
     rough = experiment.load(smoke, smoke_store, refined=False)
     assert rough.refinement is None and not rough.denoiser.training
@@ -511,6 +483,8 @@ def test_a_model_without_refinement_has_the_same_denoiser(smoke: Profile, smoke_
 
 def test_the_unet_of_the_paper_trains_and_answers(smoke: Profile, smoke_store: Store) -> None:
     section = replace(smoke.diface, denoiser="unet", steps=2)
-    found = experiment.load(smoke, smoke_store, section, refined=False).read(["a smile", "A man: bald and elderly."])
+    model, said = experiment.load(smoke, smoke_store, section, refined=False), np.full((2, A), UNSAID, np.int8)
+    said[0, 0], said[1, [1, 3]] = PRESENT, ABSENT
+    found = model.features(described.tokeniser(NAMES, section.tokens)(said, np.random.default_rng(0)), 0).cpu().numpy()
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3

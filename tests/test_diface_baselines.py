@@ -62,7 +62,7 @@ def agreement(said: np.ndarray, faces: Faces) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "matcher", [Regression(Read(), "attributes"), Contrastive(Read(), nn.Identity(), "attributes")]
+    "matcher", [Regression(Read(), "statements"), Contrastive(Read(), nn.Identity(), "statements")]
 )
 def test_regression_and_dual_encoder_compare_by_cosine(matcher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     faces, said = crowd(5), anything(16)[:-1]
@@ -161,8 +161,26 @@ def test_trained_matchers_score_every_face(smoke: Profile, smoke_store: Store, g
     scores = everything(matcher.match(said, gallery, seed=0))
     assert scores.shape == (len(gallery), len(gallery)) and scores.std() > 0
     assert np.array_equal(everything(matcher.match(said, gallery, seed=0)), scores)
-    paraphrased = everything(matcher.match(said, gallery, seed=0, unseen=True))
-    assert np.array_equal(paraphrased, scores) == (kind == "classifier")  # which reads no text
+
+
+@pytest.mark.parametrize("method", ["pixels", "classifier", "maps"])
+def test_beliefs_are_those_of_the_matcher(smoke: Profile, smoke_store: Store, gallery: Faces, method: str) -> None:
+    beliefs = experiment.load_beliefs(smoke, smoke_store, "gallery", method)
+    assert beliefs.shape == gallery.attributes.shape and 0 <= beliefs.min() < beliefs.max() <= 1
+    if method == "pixels":
+        assert np.array_equal(beliefs, load_pixels(smoke, smoke_store, "gallery").present)
+    else:
+        encoder = {"classifier": "reference"}.get(method, method)
+        seen = experiment.load_faces(smoke, smoke_store, "gallery", encoder)
+        assert np.array_equal(beliefs, load_baseline(smoke, smoke_store, "classifier", encoder).present(seen))
+
+
+def test_maps_hold_the_feature_beside_what_the_encoder_saw_before(smoke: Profile, smoke_store: Store) -> None:
+    plain, both = (experiment.load_faces(smoke, smoke_store, "val", e).embeddings for e in ("reference", "maps"))
+    assert both.shape[1] > plain.shape[1]
+    feature, earlier = both[:, : plain.shape[1]], both[:, plain.shape[1] :]
+    np.testing.assert_allclose(feature * 2**0.5, plain, atol=2e-3)
+    np.testing.assert_allclose((earlier**2).sum(1), 0.5, atol=2e-3)
 
 
 @pytest.mark.parametrize("role", ["val", "gallery"])

@@ -14,6 +14,7 @@ from facetransport.companion import profiles
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import diface as experiment
 from facetransport.companion.experiments import diface_study as study
+from facetransport.companion.experiments import words
 from facetransport.companion.experiments.diface import load_baseline
 from facetransport.companion.experiments.diface_study import (
     load_study,
@@ -28,6 +29,7 @@ from facetransport.evaluation import described
 from facetransport.evaluation.described import Faces
 from facetransport.evaluation.descriptions import Match, cosine_match, draw_pairs
 from facetransport.evaluation.matchers import Bayes
+from facetransport.world import grammar
 from facetransport.world.captions import Describer
 
 # -------------------------------------------------------------------------------------------------------- protocols
@@ -39,7 +41,7 @@ class Known:
 
     vectors: Any
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
+    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
         vectors = self.vectors(faces)
         return Match(vectors, vectors, np.zeros(len(said)))
 
@@ -51,7 +53,7 @@ def verified(smoke: Profile) -> Any:
     val, test, describer = crowd(60, seed=1), crowd(100, seed=2), Describer(0.05, 0.6, 0.1)
 
     def verify(matcher: Any, **options: Any) -> Any:
-        found = [matches(matcher, f, describer, range(n)) for f, n in ((val, 1), (test, 2))]
+        found = [matches(matcher, f, study.told(f, describer, n)) for f, n in ((val, 1), (test, 2))]
         return verification(*found, (val, test), evaluation, **options)
 
     return verify
@@ -95,13 +97,13 @@ def test_each_set_has_captions_and_pairs_of_its_own(smoke: Profile) -> None:
     asked = []
 
     class Asked:
-        def match(self, said: np.ndarray, faces: Faces, seed: int, unseen: bool = False) -> Match:
-            asked.append((said, seed, unseen))
+        def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
+            asked.append((said, seed))
             return cosine_match(faces.embeddings, faces.embeddings)
 
-    found = matches(Asked(), faces, describer, range(3), unseen=True)
-    assert [(seed, unseen) for _, seed, unseen in asked] == [(0, True), (1, True), (2, True)]
-    assert all(np.array_equal(said, described.captions_of(faces, describer, s)) for said, s, _ in asked)
+    found = matches(Asked(), faces, study.told(faces, describer, 3))
+    assert [seed for _, seed in asked] == [0, 1, 2]
+    assert all(np.array_equal(said, described.captions_of(faces, describer, s)) for said, s in asked)
     evaluation = replace(smoke.evaluation, pairs=60, pair_sets=3)
     sets = verification(found[:1], found, (faces, faces), evaluation).sets
     by_hand = []
@@ -127,8 +129,8 @@ def test_how_much_is_measured_changes_no_network(smoke: Profile) -> None:
 
 LINES = (
     "refinement.trained", "refinement.none", "steps.5", "rough.guidance.2", "tokens.words", "mentions.0.1.ours",
-    "encoder.reference", "mentions.1.contrastive", "errors.0.4.bayes", "paraphrase.unseen.regression",
-    "paraphrase.seen.classifier",
+    "encoder.reference", "mentions.1.contrastive", "errors.0.4.bayes", "errors.0.1.regression",
+    "mentions.0.6.classifier",
 )  # fmt: skip
 
 
@@ -147,16 +149,19 @@ def test_lines_are_what_their_parts_give(smoke: Profile, smoke_store: Store, har
     told = experiment.describer_of(smoke.diface)
     erring = replace(told, error=0.4)
     parts = {
-        "refinement.trained": (experiment.load(smoke, smoke_store), told, False),
-        "errors.0.4.bayes": (Bayes(erring, experiment.load_population(smoke, smoke_store), hard=hard), erring, False),
-        "paraphrase.unseen.regression": (load_baseline(smoke, smoke_store, "regression"), told, True),
-        "paraphrase.seen.ours": (experiment.load(smoke, smoke_store, experiment.ours(smoke.diface)), told, False),
+        "refinement.trained": (experiment.load(smoke, smoke_store), told),
+        "errors.0.4.bayes": (Bayes(erring, experiment.load_population(smoke, smoke_store), hard=hard), erring),
+        "errors.0.1.regression": (load_baseline(smoke, smoke_store, "regression"), replace(told, error=0.1)),
+        "mentions.0.6.ours": (
+            experiment.load(smoke, smoke_store, experiment.ours(smoke.diface)),
+            replace(told, say_yes=0.6),
+        ),
     }
     faces = tuple(experiment.load_faces(smoke, smoke_store, role) for role in ("val", "gallery"))
-    for name, (matcher, describer, unseen) in parts.items():
+    for name, (matcher, describer) in parts.items():
         line = load_study(smoke, smoke_store, name).loc[name]
         asked = zip(faces, (1, int(line["sets"])), strict=True)
-        found = [matches(matcher, f, describer, range(n), unseen) for f, n in asked]
+        found = [matches(matcher, f, study.told(f, describer, n)) for f, n in asked]
         verified = verification(*found, faces, smoke.evaluation, hard=hard)
         for measure in ("accuracy", "eer", "auc"):
             estimate, column = getattr(verified, measure), f"{'hard' if hard else 'random'}_{measure}"
@@ -177,7 +182,6 @@ def test_lines_of_a_study_differ_in_what_is_varied_only(name: str) -> None:
         changed = {f.name for x, y in parts for f in fields(x) if getattr(x, f.name) != getattr(y, f.name)}
         assert changed <= varied.get(topic, {topic}), line
         assert row.refined == (not line.startswith("rough.") and line != "refinement.none")
-        assert row.unseen == line.startswith("paraphrase.unseen.")
     assert set(LINES) <= set(rows) and {row.method for row in rows.values()} == set(study.METHODS)
 
 
@@ -191,8 +195,8 @@ def test_rough_lines_are_the_others_without_refinement(smoke: Profile) -> None:
 
 def test_every_line_is_made_once(smoke: Profile) -> None:
     keys = [r.key for r in study_recipes(smoke)]
-    assert len(keys) == len(set(keys)) < len(study.study(smoke))
-    as_it_is = {"refinement.trained", "refine_gallery.no", "paraphrase.seen.diface", f"l2.{smoke.diface.l2:g}"}
+    assert len(keys) == len(set(keys)) < len(study.study(smoke)) + len(grammar.KINDS) * len(words.READERS)
+    as_it_is = {"refinement.trained", "refine_gallery.no", "mentions.0.6.diface", f"l2.{smoke.diface.l2:g}"}
     assert {study_recipe(smoke, name).key for name in as_it_is} == {keys[0]}
     assert {study_recipe(smoke, name).key for name in LINES} <= set(keys)
 
@@ -206,4 +210,4 @@ def test_lines_need_only_the_networks_they_use(smoke: Profile) -> None:
     assert networks("refinement.none") == networks("rough.steps.1") == ["denoiser"]
     assert networks("mentions.1.ours") == ["denoiser", "refinement"]
     assert networks("errors.0.bayes") == []
-    assert networks("paraphrase.seen.contrastive") == ["contrastive"]
+    assert networks("errors.0.1.contrastive") == ["contrastive"]

@@ -11,7 +11,7 @@ from facetransport.companion.experiments import roles
 from facetransport.data import detection, orl
 from facetransport.data.faceset import FaceSet
 from facetransport.data.template import ARCFACE_112, template
-from facetransport.world.captions import PHRASES
+from facetransport.world.grammar import known_names
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ EXCLUDING = [
 def test_attributes_of_forty_people_can_be_said():
     table = orl.attributes()
     assert len(table) == 40 and table.index.tolist() == list(range(40)) and table.index.name == "identity"
-    assert set(table) <= set(PHRASES) and {"Male", "Eyeglasses", "Full_Beard"} <= set(table)
+    assert set(table) <= set(known_names()) and {"Male", "Eyeglasses", "Full_Beard"} <= set(table)
     assert set(table.dtypes) == {pd.BooleanDtype()} and table.isna().any(axis=None)
     assert table["Male"].notna().all() and table.notna().mean(axis=1).min() > 0.5
     assert table.loc[33, "Senior"] and table.loc[36, "Full_Beard"] and not table.loc[7, "Male"]

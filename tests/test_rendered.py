@@ -18,7 +18,7 @@ from facetransport.companion.experiments import roles
 from facetransport.companion.profiles import ROLES, Profile
 from facetransport.data.faceset import LANDMARKS, FaceSet
 from facetransport.data.template import ARCFACE_112, crop_box, template
-from facetransport.world import captions, people, rendered
+from facetransport.world import grammar, people, rendered
 from facetransport.world.head import Head, save_arrays
 from facetransport.world.rasteriser import Look
 
@@ -157,7 +157,7 @@ def test_people_vary_as_they_should(head: Head):
 
 def test_every_attribute_has_words_and_there_are_at_least_32(renderer: rendered.Renderer):
     names = rendered.attribute_names(renderer.render(PAIRS[:1]).table)
-    assert set(names) == set(captions.PHRASES) and len(names) >= 32
+    assert set(names) == set(grammar.known_names()) and len(names) >= 32
 
 
 def test_attributes_need_no_rendering(renderer: rendered.Renderer, head_folder: Path):

@@ -60,13 +60,16 @@ def test_what_is_given_out_is_not_the_memory(encoder):
     assert torch.equal(encoder.clause_states(["a fringe"]), before)
 
 
-def test_tokens_are_the_statements_padded_with_zeros(encoder):
-    tokens = encoder.tokens(["A man: black hair and no beard.", "A person.", "a smile"])
-    assert tokens.shape == (3, 3, 384)
-    assert torch.equal(tokens[0], encoder.clause_states(["a man", "black hair", "no beard"]))
-    assert not tokens[1].any() and not tokens[2, 1:].any()
-    assert torch.equal(tokens[2, 0], encoder.clause_states(["a smile"])[0])
-    assert encoder.tokens(["A person."]).shape == (1, 1, 384)
+def test_layers_of_a_text_are_those_of_the_model(encoder):
+    texts = ["No beard", "a beard and a smile"]
+    states, present = encoder.layered_states(texts)
+    assert states.shape == (2, 7, 3 * 384) and present.sum(1).tolist() == [4, 7]
+    transformer = encoder.model[0].auto_model
+    alone = transformer(
+        **encoder.model.tokenizer(["a beard and a smile"], return_tensors="pt"), output_hidden_states=True
+    )
+    expected = torch.cat([alone.hidden_states[layer][0] for layer in text.LAYERS], 1)
+    torch.testing.assert_close(states[1], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_words_are_their_states_in_the_sentence(encoder):
@@ -82,18 +85,18 @@ def test_words_are_their_states_in_the_sentence(encoder):
 def test_nothing_is_trained_and_gradients_may_pass_by(encoder):
     assert not any(p.requires_grad for p in encoder.model.parameters()) and not encoder.model.training
     weight = torch.ones(384, requires_grad=True)
-    for states in (encoder.tokens(["a smile"]), encoder.word_states(["a smile"])):
+    for states in (encoder.layered_states(["a smile"])[0], encoder.word_states(["a smile"])):
         weight.grad = None
-        (states * weight).sum().backward()  # inference tensors would refuse
-        torch.testing.assert_close(weight.grad, states.sum((0, 1)))
+        (states[..., :384] * weight).sum().backward()  # inference tensors would refuse
+        torch.testing.assert_close(weight.grad, states[..., :384].sum((0, 1)))
 
 
 def test_no_descriptions_make_no_tokens(encoder):
     assert encoder.clause_states([]).shape == (0, 384)
-    assert encoder.tokens([]).shape == (0, 1, 384) == encoder.word_states([]).shape
+    assert encoder.word_states([]).shape == (0, 1, 384)
 
 
-@pytest.mark.parametrize("read", ["clause_states", "tokens", "word_states"])
+@pytest.mark.parametrize("read", ["clause_states", "word_states", "layered_states"])
 @pytest.mark.parametrize("bad", ["", "  ", 5])
 def test_what_is_no_description_is_refused(encoder, read, bad):
     with pytest.raises(ValueError, match="description: expected words"):

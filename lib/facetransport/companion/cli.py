@@ -151,6 +151,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     weights.add_argument("--ema", action="store_true", help="the EMA copy, of a file that holds both")
     weights.add_argument("--cpd", type=float, default=0.25, help="unet: dropout in training, which weights do not tell")
+    ours = _command(commands, "export-weights", _export_weights, "our weights as other people's code reads them")
+    ours.add_argument("file", type=Path, help="a .safetensors of ours: a recogniser, an IDiff-Face U-Net, a VQ-f4")
+    ours.add_argument("out", type=Path, help="a new file, or for diffusers a new folder")
+    ours.add_argument(
+        "--format",
+        choices=("official", "onnx", "diffusers"),
+        required=True,
+        help="official: one .safetensors under the published names",
+    )
     both = _command(commands, "compare", _compare, "every number of two result folders against each other")
     both.add_argument("a", type=Path, help="figures/<profile>, its results folder, or one of its .json")
     both.add_argument("b", type=Path)
@@ -489,6 +498,13 @@ def _import_weights(options: argparse.Namespace) -> int:
     print(f"kind         {done.kind}, {done.parameters:,} parameters, names under {done.prefix!r}")
     print(f"config       {', '.join(f'{k} {v}' for k, v in done.config.items() if k != 'kind')}")
     print(f"written      {done.path}")
+    return 0
+
+
+def _export_weights(options: argparse.Namespace) -> int:
+    from facetransport.companion.export_weights import export
+
+    print(f"written      {export(options.file, options.out, options.format)}")
     return 0
 
 

@@ -255,6 +255,22 @@ class SuperResolution:
     seed: int
 
 
+# ------------------------------------------------------------------------------------------- diffusion.statements
+
+
+@dataclass(frozen=True, config=STRICT)
+class Words:
+    """The network that finds the statements of a text, and the search that uses it."""
+
+    width: Count
+    depth: Count  # layers of its Transformer
+    steps: Count
+    batch: Count
+    lr: Positive
+    seed: int
+    search: Literal["pixels", "maps", "classifier"]  # what tells the search which attributes a photograph has
+
+
 # -------------------------------------------------------------------------------------------------- papers.diface
 
 
@@ -280,12 +296,6 @@ class DiFace:
     lr: Positive
     weight_decay: NonNegativeFloat
     pixel_steps: Count  # of the network that reads attributes off the pixels
-    reader_width: Count  # of the network that finds the statements of a text ...
-    reader_depth: Count  # ... layers of its Transformer
-    reader_steps: Count
-    reader_batch: Count
-    reader_lr: Positive
-    search: Literal["pixels", "maps", "classifier"]  # what tells the search which attributes a photograph has
     refine_people: Count  # R: of ``people`` ...
     refine_captions: Count  # ... and descriptions of each
     refine_width: Count
@@ -398,6 +408,7 @@ class Profile:
     id3_set: ID3Set
     tammes: Tammes
     superresolution: SuperResolution
+    words: Words
     diface: DiFace
     generation: Generation
     synthetic_recognition: SyntheticRecognition

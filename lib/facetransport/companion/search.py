@@ -16,7 +16,7 @@ from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import diface, roles, words
 from facetransport.companion.profiles import Profile
 from facetransport.data.faceset import FaceSet
-from facetransport.evaluation.search import DISTRACTOR, Finder, enlarged, evidence, first_photographs, labels
+from facetransport.evaluation.search import DISTRACTOR, Finder, crowd, first_photographs, labels
 from facetransport.recognition.gallery import Gallery
 
 ROLE = "gallery"
@@ -25,15 +25,15 @@ ROLE = "gallery"
 def finder(profile: Profile, store: Store, size: int | None = None, kind: str = "flat", seed: int = 0) -> Finder:
     """A search in the people of the role ``gallery``, each enrolled by the first of their photographs.
 
-    What looks at the photographs is the profile's ``diface.search``. size: of the gallery with `distractors` (drawn with
-    ``seed``), by default of the people alone. kind: of the index, a key of `facetransport.recognition.gallery.KINDS`.
+    What looks at the photographs is the profile's ``words.search``. size: of the gallery with strangers (`crowd`,
+    drawn with ``seed``), by default of the people alone. kind: of the index, one of `recognition.gallery.KINDS`.
     Networks and embeddings are shipped, cached, or made now. Memory: 4 size (2 A + 1) bytes, and the index.
     """
-    everyone, method = diface.load_faces(profile, store, ROLE), profile.diface.search
+    everyone, method = diface.load_faces(profile, store, ROLE), profile.words.search
     people, rows = first_photographs(everyone)
     beliefs = diface.load_beliefs(profile, store, ROLE, method)[rows]
     size = len(people) if size is None else size
-    vectors = enlarged(evidence(beliefs), size, seed)
+    vectors = crowd(beliefs, size, seed)
     whose = np.full(size, DISTRACTOR)
     whose[: len(people)] = people.identity
     index, reader = Gallery.build(vectors, whose, kind, seed=seed), words.load_reader(profile, store)

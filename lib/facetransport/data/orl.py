@@ -24,7 +24,7 @@ from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
 PEOPLE, PHOTOGRAPHS, SHAPE = 40, 10, (112, 92)
 UPSCALE, BORDER = 3, 16
 CREDIT = "ORL Database of Faces, AT&T Laboratories Cambridge"
-ATTRIBUTES = Path(__file__).with_name("orl_attributes.csv")
+ATTRIBUTES, SENTENCES = (Path(__file__).with_name(f"orl_{name}.csv") for name in ("attributes", "sentences"))
 
 
 def photographs() -> Iterator[tuple[int, int, Path]]:
@@ -80,7 +80,7 @@ def build(size: int) -> tuple[FaceSet, list[str]]:
 def attributes(path: Path = ATTRIBUTES) -> pd.DataFrame:
     """What a describer may say of the 40 people: nullable boolean (40, A), NA where it cannot be judged.
 
-    The index is ``identity`` (0 to 39, as in ``build``); `world.captions` has phrases for the columns. Judged by
+    The index is ``identity`` (0 to 39, as in ``build``); `world.grammar` has words for the columns. Judged by
     looking at the photographs (the file's head says how): impressions of one annotator, not ground truth, and for
     research on descriptions only. Eyeglasses are those of most photographs of a person.
     """
@@ -92,3 +92,9 @@ def attributes(path: Path = ATTRIBUTES) -> pd.DataFrame:
             "reinstall facetransport"
         )
     return table.astype("boolean")
+
+
+def sentences() -> list[str]:
+    """What one who looked wrote about each of the 40 people, in the order of ``build``, in words of their own (the
+    file's head says how). For research on descriptions only."""
+    return pd.read_csv(SENTENCES, comment="#", index_col="subject")["sentence"].tolist()

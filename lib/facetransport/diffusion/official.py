@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from facetransport.checkpoints import read_checkpoint, require_fit, require_numbers
@@ -23,7 +24,7 @@ from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.unet import UNetConfig
-from facetransport.files import file_digest
+from facetransport.files import file_digest, replacing
 from facetransport.tensors import save_model
 from facetransport.version import code_version
 
@@ -262,7 +263,23 @@ def _ldm_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
     return (*shape, 1, 1) if ".attn_1." in name and len(shape) == 2 else shape
 
 
+def to_ldm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our VQ code's tensors under LDM's names and in its shapes: what ``import_vq`` reads."""
+    levels = 1 + max(_numbers(tensors, r"network\.encoder\.down_blocks\.(\d{1,9})\."))
+    named = {ldm_name(name.removeprefix("network."), levels): tensor for name, tensor in tensors.items()}
+    return {name: tensor.reshape(_ldm_shape(name, tensor)) for name, tensor in named.items()}
+
+
 # ----------------------------------------------------------------------------------------------------------- writing
+
+
+def write_plain(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """One safetensors file with these names and nothing of ours beside them; .safetensors is added where missing."""
+    path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
+    whole = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in whole.items()}, temporary, {"format": "pt"})
+    return path
 
 
 def _write(

@@ -2,10 +2,11 @@
 
     text -> word states of a frozen MiniLM (B, L, 3 x 384) -> logits (B, A, 3): unsaid, said absent, said present
 
-DiFace (2312.01367) hands a text encoder's tokens to the denoiser; which encoder could not be read (papers.md 1.3). Here
-the statements stand between: a text is read once, whatever is asked of the faces afterwards, and what was understood can
-be shown and corrected. The words' own layers are read beside the last one: the last knows the sentence, the first the
-word. Trained on texts of `facetransport.world.grammar`, drawn afresh at every step, of which it is known what they say.
+DiFace (2312.01367) hands a text encoder's tokens to the denoiser; which encoder could not be read (papers.md 1.3).
+Here the statements stand between: a text is read once, whatever is asked of the faces afterwards, and what was
+understood can be shown and corrected. Three layers of MiniLM are read side by side: the last knows the sentence, the
+first the word. Trained on texts of `facetransport.world.grammar`, drawn afresh at every step, of which it is known what
+they say.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class StatementReader(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """What was understood of texts. said: int8 (B, A) in {-1 unsaid, 0 said absent, 1 said present}; confidence: float32
-    (B, A), how sure the reader is of it, 0..1."""
+    """What was understood of texts. said: int8 (B, A) in {-1 unsaid, 0 said absent, 1 said present}; confidence:
+    float32 (B, A), how sure the reader is of it, 0..1."""
 
     said: np.ndarray
     confidence: np.ndarray

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -66,10 +66,11 @@ class TextEncoder:
 
         Each text is encoded whole, [CLS] and [SEP] included; under autocast in its precision.
         """
-        pieces = self.model.tokenizer(  # type: ignore[operator]
+        read: Any = self.model[0]
+        pieces = read.tokenizer(
             [plain(text) for text in texts], padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
         )
-        states = self.model[0].auto_model(**pieces, output_hidden_states=True).hidden_states
+        states = read.auto_model(**pieces, output_hidden_states=True).hidden_states
         return torch.cat([states[layer].float() for layer in LAYERS], 2), pieces["attention_mask"].bool()
 
     def _sentence(self, text: str) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from facetransport.diffusion.text import TextEncoder
 from facetransport.evaluation.descriptions import Match
+from facetransport.evaluation.statistics import Estimate, bootstrap
 from facetransport.world import captions, grammar
 from facetransport.world.captions import Describer
 
@@ -145,6 +146,29 @@ def describing(faces: Faces, tokens: str, describer: Describer) -> Say:
 def captions_of(faces: Faces, describer: Describer, seed: int) -> np.ndarray:
     """said int8 (N, A): one description of each photograph."""
     return describer.say(faces.attributes, np.random.default_rng((seed, 1)))
+
+
+def understanding(
+    said: np.ndarray, read: np.ndarray, identity: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """How well texts were understood: said, read int8 (N, A) in {-1, 0, 1}, of people identity int (N,).
+
+    recall: the share of statements that were understood as they were meant; precision: of those that were read, the
+    share that was made; f1: their harmonic mean. Intervals over people.
+    """
+    person = np.unique(identity, return_inverse=True)[1]
+    right, made, heard = (
+        np.bincount(person, count.sum(1)) for count in ((read == said) & (said >= 0), said >= 0, read >= 0)
+    )
+    whole = {"recall": made, "precision": heard, "f1": (made + heard) / 2}
+    return {
+        name: bootstrap(partial(_share, right, of), len(right), resamples, seed, int(made.sum()))
+        for name, of in whole.items()
+    }
+
+
+def _share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return (weights @ part) / np.maximum(weights @ whole, 1)
 
 
 class Matcher(Protocol):

@@ -5,12 +5,13 @@
     s_n = (prod_a b_na)^(1 / statements)     how well it fits                             `Finder.search`
 
 What is not said counts for nothing: somebody who searches says what matters, unlike the describer of
-`facetransport.world.captions`, who mentions most of what there is. A product is an inner product of logarithms, which an
-index of cosines finds once a component is added that makes all photographs equally long (Bachrach et al. 2014).
+`facetransport.world.captions`, who mentions most of what there is. A product is an inner product of logarithms, which
+an index of cosines finds once a component is added that makes all photographs equally long (Bachrach et al. 2014).
 
 A search in a million needs a million photographs; there are as many renders as people were rendered. The rest are
-distractors: vectors drawn like theirs, which are NOT faces (`distractors`). They measure time, memory and recall of an
-index; how often the right person comes first, they measure only as far as the vectors are Gaussian.
+distractors, vectors that are NOT faces: like embeddings (`distractors`), or like what is believed of photographs
+(`crowd`). They measure time, memory and recall of an index; how often the right person comes first, they measure only
+as far as real ones are drawn like that.
 """
 
 from __future__ import annotations
@@ -133,16 +134,20 @@ def _moments(like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), root
 
 
+def require_room(size: int, people: int) -> None:
+    """ValueError where a gallery of this size has no room for its people."""
+    if size < people:
+        raise ValueError(
+            f"size: expected at least {people}, the people of the gallery, got {size}; leave it out for them alone"
+        )
+
+
 def enlarged(embeddings: np.ndarray, size: int, seed: int, like: np.ndarray | None = None) -> np.ndarray:
     """float32 (size, d): the people's embeddings (N, d), then `distractors` like all of ``like``, by default like them.
 
     One array of 4 size d bytes (512 MB for a million times 128) is all that is held. ValueError for size < N.
     """
-    if size < len(embeddings):
-        raise ValueError(
-            f"size: expected at least {len(embeddings)}, the people of the gallery, got {size}; leave it out for "
-            "these people alone"
-        )
+    require_room(size, len(embeddings))
     rows = np.empty((size, embeddings.shape[1]), np.float32)
     rows[: len(embeddings)] = embeddings
     if size > len(embeddings):
@@ -177,14 +182,29 @@ def asking(said: np.ndarray) -> np.ndarray:
     return np.pad(stated, ((0, 0), (0, 1)))
 
 
+def crowd(beliefs: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """float32 (size, 2 A + 1): the `evidence` of people, beliefs float (N, A), and of strangers like them, who are not
+    faces: each attribute is as probable as it is in somebody drawn for this attribute alone. ValueError for size < N.
+    """
+    require_room(size, len(beliefs))
+    vectors = np.empty((size, 2 * beliefs.shape[1] + 1), np.float32)
+    vectors[: len(beliefs)] = evidence(beliefs)
+    rng = np.random.default_rng(seed)
+    for start in range(len(beliefs), size, CHUNK):
+        part = vectors[start : start + CHUNK]
+        drawn = rng.integers(len(beliefs), size=(len(part), beliefs.shape[1]))
+        part[:] = evidence(np.take_along_axis(beliefs, drawn, 0))
+    return vectors
+
+
 @dataclass(frozen=True)
 class Finder:
     """Looks for descriptions in a gallery; made by `facetransport.companion.search.finder`.
 
-    reader: of the words. method: the name of what looks at the photographs. beliefs: float (people, A), how probable each
-    attribute is in each photograph. gallery: the index of their `evidence`; its labels are identities, or DISTRACTOR.
-    faces: the people, one photograph each, the gallery's first rows. vectors: float32 (size, 2 A + 1), all that is
-    searched, as `measure` takes it.
+    reader: of the words. method: the name of what looks at the photographs. beliefs: float (people, A), how probable
+    each attribute is in each photograph. gallery: the index of their `evidence`; its labels are identities, or
+    DISTRACTOR. faces: the people, one photograph each, the gallery's first rows. vectors: float32 (size, 2 A + 1), all
+    that is searched, as `measure` takes it.
     """
 
     reader: Reader
@@ -210,8 +230,8 @@ class Finder:
         """The k faces that statements, said int (A,), fit best, best first.
 
         Columns: rank from 1; row of the gallery; person (identity, or DISTRACTOR); score, the geometric mean of how
-        probable each statement is; holds, each statement with that probability; known, what is true of the photograph in
-        words. nprobe: cells read by the ivf kinds, which may find fewer than k.
+        probable each statement is; holds, each statement with that probability; known, what is true of the photograph
+        in words. nprobe: cells read by the ivf kinds, which may find fewer than k.
         """
         cosines, rows = self.gallery.search(asking(said[None]), k, nprobe)
         found, cosine = rows[0][rows[0] >= 0], cosines[0][rows[0] >= 0]
@@ -268,7 +288,7 @@ def _framed(image: np.ndarray) -> np.ndarray:
 
 
 def load_queries(names: Sequence[str]) -> pd.DataFrame:
-    """The 40 searches of queries.csv: query; words, "inside" or "outside" the grammar; asks, int8 (A,) in {-1, 0, 1}."""
+    """The 40 searches of queries.csv: query; words, "inside" or "outside" the grammar; asks, int8 (A,)."""
     queries = pd.read_csv(QUERIES, comment="#")
     asked = [dict(part.split("=") for part in text.split()) for text in queries["asks"]]
     said = [np.array([int(told.get(name, UNSAID)) for name in names], np.int8) for told in asked]
@@ -278,15 +298,16 @@ def load_queries(names: Sequence[str]) -> pd.DataFrame:
 def fulfilled(asks: np.ndarray, attributes: np.ndarray) -> np.ndarray:
     """bool (N, statements): which of what is asked, int (A,), holds of faces, bool (N, A)."""
     asked = np.flatnonzero(asks != UNSAID)
-    return np.equal(attributes[:, asked], asks[asked] == PRESENT)
+    wanted: np.ndarray = attributes[:, asked] == (asks[asked] == PRESENT)
+    return wanted
 
 
 def precision(asks: np.ndarray, attributes: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """Of the faces that a search found (``rows`` of ``attributes`` bool (N, A)): the share of what was asked that holds,
-    the share of faces of whom all holds, and each by chance and at best, when as many are chosen knowing everything."""
+    """Of the faces that a search found (``rows`` of ``attributes`` bool (N, A)): the share of what was asked that
+    holds, the share of faces of whom all holds, and each by chance and at best, where everything is known."""
     holds, k = fulfilled(asks, attributes), len(rows)
     best = np.sort(holds.mean(1))[::-1][:k].mean() if k else 0.0
-    whole = holds.all(1)
+    whole: np.ndarray = np.all(holds, axis=1)
     return {
         "precision": float(holds[rows].mean()) if k else 0.0,
         "chance": float(holds.mean()),

@@ -3,7 +3,7 @@
 arXiv 2312.01367; no official code is known: papers.md section 1 says what could be read and what is our default.
 
     z_0 = sqrt(d) E(I)                                   feature of a photograph, unit variance    described.features_of
-    tau(c)                                               statements of a description, tokens       statements.read, described.Tokeniser
+    tau(c)                                               statements of a text, as tokens           described.Tokeniser
     L = E || eps - D(z_t, t, tau(c)) ||^2                denoiser in the feature space             denoiser_loss
     z_T ~ N(0, I), T~ steps -> zhat_0                    rough estimate                            rough_estimates
     L_R = cosine embedding + lambda || R(zhat_0) - z_0 ||^2     refinement                         refinement_loss

@@ -270,7 +270,8 @@ class WithEarlierMap(nn.Module):
         super().__init__()
         self.model, self.name = model.eval(), name
         with torch.inference_mode():
-            self.dim = self.embed(torch.zeros(1, 3, *(model.config.input_size,) * 2)).shape[1]
+            *_, earlier, _, features = model.stages(torch.zeros(1, 3, *(model.config.input_size,) * 2))
+        self.dim = earlier.numel() + features.numel()
 
     def embed(self, images: Tensor) -> Tensor:
         """float32 (B, 3, S, S) in [-1, 1], aligned -> float32 (B, dim), unit norm."""

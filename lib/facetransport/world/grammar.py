@@ -54,10 +54,11 @@ class Form:
     negated: bool = False
 
 
-# --------------------------------------------------------------------------------------------------------- the templates
+# -------------------------------------------------------------------------------------------------------- the templates
 
-# {t}: the words; {b}: without their article; {a}: with one; {g}, {v}, {s}: a verb as -ing, plain, with -s; {adj}, {part};
-# {S}, {O}, {P}: he, him, his; {is}: of a part. Fragments stand in lists, clauses are sentences.
+# {t}: the words; {b}, {a}: without, with an article; {g}, {v}, {s}: a verb as -ing, plain, with -s; {adj}, {part},
+# {np}: an adjective, the part, both with an article; {S}, {O}, {P}: he, him, his; {is}: of a part. Fragments stand in
+# lists, clauses are sentences.
 Templates = Mapping[str, tuple[str, ...]]
 FRAGMENTS: Templates = {
     "is": ("{t}",), "has": ("{t}", "{t}", "with {t}"), "does": ("{g}", "who {s}"), "a": ("{a}",),
@@ -73,7 +74,9 @@ CLAUSES: Templates = {
     "not is": ("{S} is not {t}", "{S} isn't {t}", "{S} does not look {t}"),
     "not has": ("{S} has no {b}", "{S} doesn't have {t}", "{S} does not have {t}", "{S} is without {t}"),
     "not does": ("{S} does not {v}", "{S} doesn't {v}", "{S} isn't {g}"), "not a": ("{S} is not {a}", "{S} isn't {a}"),
-    "not part": ("{P} {part} {is} not {adj}", "{P} {part} {isnt} {adj}", "{S} has no {adj} {part}", "{S} doesn't have {np}"),
+    "not part": (
+        "{P} {part} {is} not {adj}", "{P} {part} {isnt} {adj}", "{S} has no {adj} {part}", "{S} doesn't have {np}"
+    ),
 }  # fmt: skip
 AFTER_WITH: Templates = {
     "has": ("{t}",), "part": ("{np}",), "not has": ("no {b}",), "not part": ("no {adj} {part}",)
@@ -93,12 +96,13 @@ HELD_CLAUSES: Templates = {
     "is": ("{S} appears {t}", "one would call {O} {t}"), "has": ("one notices {t}", "{S} shows {t}"),
     "does": ("{S} can be seen {g}",), "a": ("one would take {O} for {a}",),
     "part": ("one notices {np}", "{adj} {is} {P} {part}"),
-    "not is": ("{S} is anything but {t}", "nobody would call {O} {t}"), "not has": ("{S} lacks {t}", "of {t} there is no trace"),
+    "not is": ("{S} is anything but {t}", "nobody would call {O} {t}"),
+    "not has": ("{S} lacks {t}", "of {t} there is no trace"),
     "not does": ("{S} never {s}",), "not a": ("{S} can hardly be called {a}",),
     "not part": ("nobody would call {P} {part} {adj}", "{P} {part} {is} anything but {adj}"),
 }  # fmt: skip
-# {N}: a noun with its adjectives and article; {L}: fragments, {B}: each in a line; {W}: what stands after "with"; {V}: after
-# "who"; {C}: clauses as sentences, of what is not in {W}.
+# {N}: a noun with its adjectives and article; {L}: fragments, {B}: each in a line; {W}: what stands after "with"; {V}:
+# after "who"; {C}: clauses as sentences, of what is not in {W}.
 FRAMES = (
     "{N}: {L}.", "{N}, {L}", "{N} with {W}. {C}", "{S} is {N}. {C}", "I saw {N}. {C}", "{N}. {C}", "{C} {S} is {N}.",
     "This is {N} with {W}. {C}", "{L}, {N}", "A picture of {N} with {W}. {C}", "{N} who {V}", "{N} who {V}.",
@@ -117,7 +121,7 @@ DECADES = ("teens", "twenties", "thirties", "forties", "fifties", "sixties", "se
 
 @dataclass(frozen=True)
 class Style:
-    """Where words and templates are taken from. held_words, held_templates: those that no training uses; typos: a rate."""
+    """Where words and templates come from. held_words, held_templates: those that no training uses; typos: a rate."""
 
     held_words: bool = False
     held_templates: bool = False
@@ -143,7 +147,7 @@ STYLES: Mapping[str, Style] = {
 }
 
 
-# ----------------------------------------------------------------------------------------------------------- the lexicon
+# ---------------------------------------------------------------------------------------------------------- the lexicon
 
 
 @cache
@@ -199,7 +203,7 @@ def check_names(names: Sequence[str]) -> None:
         raise ValueError(f"names: no words for {unknown}; known are {', '.join(known_names())}")
 
 
-# ------------------------------------------------------------------------------------------------------------- describing
+# ----------------------------------------------------------------------------------------------------------- describing
 
 
 def describe(said: np.ndarray, names: Sequence[str], rng: np.random.Generator, words: str = "training") -> list[str]:
@@ -222,7 +226,13 @@ def _described(row: dict[str, int], style: Style, rng: np.random.Generator) -> s
     forms_ += [Form("aside", _aside(style, rng))] * (rng.random() < ASIDE)
     text = _framed(noun, [forms_[i] for i in rng.permutation(len(forms_))], style, voice, rng)
     text = _with_typos(text, style.typos, rng)
-    return re.sub("^an? ", "", text.lower().rstrip(".")) if rng.random() < SLOPPY else text
+    return _sloppy(text, rng) if rng.random() < SLOPPY else text
+
+
+def _sloppy(text: str, rng: np.random.Generator) -> str:
+    """As it is typed into a search: no capitals, no full stop, no article, at times no comma."""
+    text = re.sub("^an? ", "", text.lower().rstrip("."))
+    return text.replace(",", "") if rng.random() < 0.3 else text
 
 
 def _voice(male: int, rng: np.random.Generator) -> dict[str, str]:
@@ -266,7 +276,18 @@ def _merged(told: dict[str, int], style: Style, rng: np.random.Generator) -> lis
     found = [form for form in drawn if not _of_part(form)]
     for part in dict.fromkeys(form.slot for form in drawn if _of_part(form)):
         found += _shared([form for form in drawn if form.slot == part], style, rng)
-    return found
+    return _denied_together(found, rng)
+
+
+def _denied_together(told: list[Form], rng: np.random.Generator) -> list[Form]:
+    """Two of the things that are not there in one: 'no beard or glasses', 'neither a beard nor glasses'."""
+    denied = [form for form in told if form.slot == "has" and form.negated]
+    if len(denied) < 2 or rng.random() > MERGED:
+        return told
+    one, other = (form.text for form in denied[:2])
+    bare = [re.sub("^(an?|the) ", "", text) for text in (one, other)]
+    both = _one((f"no {bare[0]} or {bare[1]}", f"neither {one} nor {other}", f"no {bare[0]} and no {bare[1]}"), rng)
+    return [Form("has", both), *(form for form in told if form not in denied[:2])]
 
 
 def _shared(same: list[Form], style: Style, rng: np.random.Generator) -> list[Form]:
@@ -297,7 +318,7 @@ def _aside(style: Style, rng: np.random.Generator) -> str:
     return _one(lexicon()["beside"]["held" if style.held_words else "words"], rng)
 
 
-# -------------------------------------------------------------------------------------------------------------- sentences
+# ------------------------------------------------------------------------------------------------------------ sentences
 
 
 def _framed(noun: str, told: list[Form], style: Style, voice: dict[str, str], rng: np.random.Generator) -> str:
@@ -395,7 +416,7 @@ def _one(choices: Sequence[Any], rng: np.random.Generator) -> Any:
     return choices[int(rng.integers(len(choices)))]
 
 
-# ------------------------------------------------------------------------------------------------------------------ typos
+# ---------------------------------------------------------------------------------------------------------------- typos
 
 
 def _with_typos(text: str, rate: float, rng: np.random.Generator) -> str:

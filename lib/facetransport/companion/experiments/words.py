@@ -20,7 +20,7 @@ from facetransport.companion.experiments.diface import (
     read_population,
 )
 from facetransport.companion.experiments.fitting import MODEL, fit
-from facetransport.companion.profiles import DiFace, Profile, as_config
+from facetransport.companion.profiles import DiFace, Profile, Words, as_config
 from facetransport.devices import device
 from facetransport.diffusion.statements import ClauseReader, NetworkReader, Reader, StatementReader, statement_loss
 from facetransport.evaluation.described import captions_of, text_encoder
@@ -36,10 +36,9 @@ READERS: tuple[Kind, ...] = ("network", "clauses")
 
 def reader_recipe(profile: Profile) -> Recipe:
     """The network that finds the statements of a text, trained on the grammar's words and templates."""
-    names = "reader_width reader_depth reader_steps reader_batch reader_lr seed"
-    config = {name: as_config(profile.diface)[name] for name in names.split()}
+    config = {name: value for name, value in as_config(profile.words).items() if name != "search"}
     config["grammar"] = sha256(grammar.LEXICON.read_bytes()).hexdigest()[:16]
-    make = partial(_make_reader, profile.diface)
+    make = partial(_make_reader, profile.words)
     return Recipe("diface.reader", config, make, upstream=(population_recipe(profile),), collective=True)
 
 
@@ -58,19 +57,18 @@ def read_reader(folder: Path) -> NetworkReader:
     return NetworkReader(network.eval().requires_grad_(False).to(device()), text_encoder(), tuple(facts["names"]))
 
 
-def _make_reader(section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
+def _make_reader(section: Words, folder: Path, upstream: tuple[Path, ...]) -> None:
     people = read_population(upstream[0])
-    facts: dict[str, Any] = {"width": section.reader_width, "depth": section.reader_depth}
+    facts: dict[str, Any] = {"width": section.width, "depth": section.depth}
     with seeded(section.seed):
         network = StatementReader(len(people.names), **facts)
-    steps = section.reader_steps
     training = TrainingConfig(
-        steps,
-        section.reader_batch,
-        section.reader_lr,
+        section.steps,
+        section.batch,
+        section.lr,
         section.seed,
-        ema=0.998 if steps > 1000 else 0.9,
-        warmup=min(100, steps // 10),
+        ema=0.998 if section.steps > 1000 else 0.9,
+        warmup=min(100, section.steps // 10),
         decay="cosine",
         weight_decay=0.01,
         bf16=True,

@@ -1,0 +1,189 @@
+"""The grammar of descriptions: it says what is said and nothing else, and what is held out stays out."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from facetransport.evaluation import search
+from facetransport.world import grammar
+from facetransport.world.captions import ABSENT, PRESENT, UNSAID
+from facetransport.world.grammar import HELD_FRAMES, STYLES, describe, forms, known_names, lexicon, phrase_bank, plainly
+
+NAMES = known_names()
+UNTELLING = {"a", "an", "the", "of"}
+
+
+def words_of(text: str) -> set[str]:
+    return set(re.findall(r"[a-z']+", text.lower()))
+
+
+def told(**values: int) -> np.ndarray:
+    said = np.full((1, len(NAMES)), UNSAID, np.int8)
+    for name, value in values.items():
+        said[0, NAMES.index(name)] = value
+    return said
+
+
+def many(said: np.ndarray, words: str = "training", n: int = 300, seed: int = 0) -> list[str]:
+    return describe(said.repeat(n, 0), NAMES, np.random.default_rng(seed), words)
+
+
+@pytest.fixture(scope="module")
+def anything() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.choice([UNSAID] * 8 + [ABSENT, PRESENT], (400, len(NAMES))).astype(np.int8)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(anything: np.ndarray) -> set[str]:
+    """Every word that training can draw, by drawing much, and of the lexicon all."""
+    drawn = describe(anything, NAMES, np.random.default_rng(1)) + [p.text for p in phrase_bank(NAMES)]
+    drawn += many(told(Male=ABSENT, Young=PRESENT)) + many(told(Senior=PRESENT))
+    drawn += [word for entry in lexicon()["nouns"] for word in entry["words"]] + lexicon()["beside"]["words"]
+    return set().union(*map(words_of, drawn))
+
+
+# ---------------------------------------------------------------------------------------------------------- held out
+
+
+def held_entries() -> list[str]:
+    lists = [word for entry in lexicon()["nouns"] for word in entry["held"]]
+    return lists + [f.text for name in NAMES for value in (ABSENT, PRESENT) for f in forms(name, value, held=True)]
+
+
+def test_held_words_are_in_no_text_of_training(vocabulary: set[str]) -> None:
+    assert len(held_entries()) > 250
+    for entry in held_entries():
+        assert words_of(entry) - UNTELLING - vocabulary, entry
+
+
+def test_every_statement_has_words_held_out_but_where_a_denial_has_none_of_its_own() -> None:
+    for name in NAMES:
+        assert forms(name, PRESENT, held=True), name
+        assert forms(name, ABSENT, held=True), name
+
+
+def test_held_templates_are_drawn_where_they_are_asked_for_alone(anything: np.ndarray) -> None:
+    marks = ("Wanted:", "As far as memory", "Imagine", "Do you know", "that would be", "* ")
+    assert all(any(mark in frame for mark in marks) for frame in HELD_FRAMES)
+    talkative = anything[(anything != UNSAID).sum(1) > 3]
+    for words in STYLES:
+        texts = describe(talkative, NAMES, np.random.default_rng(2), words)
+        found = np.mean([any(mark.lower() in text.lower() for mark in marks) for text in texts])
+        assert found > 0.75 if words == "held_out_templates" else found == 0
+
+
+def test_held_out_texts_use_held_words(anything: np.ndarray, vocabulary: set[str]) -> None:
+    talkative = anything[(anything != UNSAID).sum(1) > 3]
+    share = {
+        words: np.mean(
+            [bool(words_of(t) - vocabulary) for t in describe(talkative, NAMES, np.random.default_rng(3), words)]
+        )
+        for words in ("training", "held_out_templates", "held_out_words")
+    }
+    assert share["training"] < 0.05 and share["held_out_words"] > 0.95
+
+
+def test_searches_inside_the_grammar_need_no_other_word_and_those_outside_do(vocabulary: set[str]) -> None:
+    queries = search.load_queries(NAMES)
+    assert len(queries) == 40 and queries["words"].value_counts().to_dict() == {"inside": 20, "outside": 20}
+    new = [bool(words_of(query) - vocabulary - {"someone", "about"}) for query in queries["query"]]
+    assert new == (queries["words"] == "outside").tolist()
+    assert all((asks != UNSAID).any() for asks in queries["asks"])
+
+
+# ------------------------------------------------------------------------------------------------- what the texts say
+
+
+def test_texts_say_what_is_said_and_nothing_else() -> None:
+    texts = many(told(Male=PRESENT, Eyeglasses=PRESENT, Full_Beard=ABSENT))
+    seen = "glass|spectacles|lenses"
+    assert all(re.search(seen, text) for text in map(str.lower, texts))
+    assert all("beard" in text.lower() for text in texts)
+    assert not any(re.search(r"\b(she|her|woman|lady)\b", text.lower()) for text in texts)
+    assert all(re.search(r"\b(no|not|without|neither|n't|isn't|doesn't)\b|n't", text.lower()) for text in texts)
+    nothing = many(told(), n=40)
+    assert all(re.search("person|individual|face", text.lower()) for text in nothing)
+
+
+def test_nouns_say_only_what_is_said() -> None:
+    for text in many(told(Male=ABSENT)):
+        assert not re.search(r"\b(girl|young|old|grandm\w*|teenager)\b", text.lower())
+    assert any("girl" in text.lower() for text in many(told(Male=ABSENT, Young=PRESENT)))
+    assert any("grandfather" in text.lower() for text in many(told(Male=PRESENT, Senior=PRESENT)))
+
+
+def test_ages_are_those_of_what_is_said() -> None:
+    def ages(**said: int) -> list[int]:
+        return [int(n) for text in many(told(**said)) for n in re.findall(r"\d+", text)]
+
+    assert ages(Young=PRESENT) and max(ages(Young=PRESENT)) < 40
+    assert ages(Senior=PRESENT) and min(ages(Senior=PRESENT)) >= 60
+    middle = ages(Young=ABSENT, Senior=ABSENT)
+    assert middle and min(middle) > 40 and max(middle) < 60
+    assert not ages(Young=ABSENT) and not ages(Male=PRESENT)
+
+
+def test_there_are_thousands_of_ways_to_say_a_thing() -> None:
+    ways = many(told(Blond_Hair=PRESENT, Male=ABSENT), n=6000)
+    assert len({text.lower() for text in ways}) > 1500
+
+
+def test_parts_are_merged_graded_and_set_against_each_other() -> None:
+    texts = "\n".join(many(told(Black_Hair=PRESENT, Curly_Hair=PRESENT, Red_Hair=ABSENT), n=1500)).lower()
+    assert re.search(r"curly[, ]+(and )?black hair|black[, ]+(and )?curly hair", texts)
+    assert "rather than" in texts and re.search(r"(very|slightly|quite|a bit|somewhat) (black|curly)", texts)
+    denied = "\n".join(many(told(Eyeglasses=ABSENT, Mustache=ABSENT), n=600)).lower()
+    assert re.search(r"no \w+ or \w+", denied) and "neither" in denied
+
+
+def test_texts_are_a_function_of_the_draw(anything: np.ndarray) -> None:
+    first, again, other = (describe(anything[:20], NAMES, np.random.default_rng(s)) for s in (5, 5, 6))
+    assert first == again != other
+
+
+def test_sentences_are_whole(anything: np.ndarray) -> None:
+    for words in STYLES:
+        for text in describe(anything, NAMES, np.random.default_rng(7), words):
+            assert text == text.strip() and "{" not in text and "  " not in text and " ." not in text
+
+
+def test_typos_are_as_frequent_as_stated() -> None:
+    rng, text = np.random.default_rng(8), "short brown curly " * 4000
+    words = grammar._with_typos(text, 0.1, rng).split()
+    wrong = np.mean([word not in ("short", "brown", "curly") for word in words])
+    assert wrong == pytest.approx(0.1, abs=0.01)  # 'curly' with a letter doubled is a word of its own
+    assert grammar._with_typos(text, 0.0, rng) == text
+
+
+# ----------------------------------------------------------------------------------------------------------- the bank
+
+
+def test_the_bank_says_everything_in_both_ways_and_each_phrase_once() -> None:
+    for held in (False, True):
+        bank = phrase_bank(NAMES, held)
+        assert {(p.attribute, p.value) for p in bank} == {(a, v) for a in range(len(NAMES)) for v in (ABSENT, PRESENT)}
+        for name in ("Male", "Bald"):
+            said = [p.text for p in bank if p.attribute == NAMES.index(name)]
+            assert len(said) == len(set(said))
+
+
+def test_plain_words_are_plain() -> None:
+    assert [plainly(n, v) for n, v in (("Male", 1), ("Male", 0), ("Full_Beard", 1), ("Full_Beard", 0))] == [
+        "a man",
+        "a woman",
+        "a full beard",
+        "no full beard",
+    ]
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"names: no words for \['Moustachioed'\]"):
+        describe(np.zeros((1, 1), np.int8), ["Moustachioed"], np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"names: no words for \['Hat'\]"):
+        phrase_bank(["Hat"])
+    with pytest.raises(ValueError, match="words: expected one of training, held_out_templates, .*got 'shouted'"):
+        describe(told(), NAMES, np.random.default_rng(0), "shouted")

@@ -1,0 +1,143 @@
+"""Texts become statements: by a network that is trained to, by a rule, and as they are kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from facetransport.companion.artifacts import Store
+from facetransport.companion.experiments import diface, diface_study, words
+from facetransport.companion.profiles import Profile
+from facetransport.diffusion import statements
+from facetransport.diffusion.statements import ClauseReader, NetworkReader, StatementReader, statement_loss
+from facetransport.diffusion.text import TextEncoder
+from facetransport.evaluation.described import text_encoder, understanding
+from facetransport.tensors import seeded
+from facetransport.training import TrainingConfig, train
+from facetransport.world import grammar
+from facetransport.world.captions import ABSENT, PRESENT, UNSAID
+
+NAMES = ("Male", "Eyeglasses", "Bald")
+
+
+class Letters:
+    """Words whose states are the letters of the alphabet that are in them; texts as `TextEncoder` gives them."""
+
+    def layered_states(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        pieces = [text.lower().split() for text in texts]
+        longest = max(map(len, pieces))
+        states = torch.zeros(len(texts), longest, TextEncoder.dim * 3)
+        for i, text in enumerate(pieces):
+            for j, word in enumerate(text):
+                for k, letter in enumerate(word):
+                    states[i, j, (ord(letter) * 7 + k * 31) % states.shape[2]] += 4
+        return states, torch.tensor([[j < len(text) for j in range(longest)] for text in pieces])
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return text_encoder()
+
+
+def test_padding_and_company_change_nothing() -> None:
+    network, texts = StatementReader(3, 16, 1), ["a bald man", "a man with glasses and no hair on his head", "glasses"]
+    reader = NetworkReader(network.eval(), Letters(), NAMES)  # type: ignore[arg-type]
+    together = reader.read(texts)
+    for i, text in enumerate(texts):
+        alone = reader.read([text])
+        np.testing.assert_allclose(alone.confidence[0], together.confidence[i], atol=1e-5)
+        assert np.array_equal(alone.said[0], together.said[i])
+    assert together.said.dtype == np.int8 and together.said.shape == together.confidence.shape == (3, 3)
+    assert (together.confidence >= 1 / 3).all() and (together.confidence <= 1).all()
+
+
+def test_texts_come_back_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = NetworkReader(StatementReader(3, 16, 1).eval(), Letters(), NAMES)  # type: ignore[arg-type]
+    texts = [" ".join(["man", "bald", "eyes"][: n % 3 + 1] * (n + 1)) for n in (5, 0, 9, 2, 7)]
+    whole = reader.read(texts)
+    monkeypatch.setattr(statements, "TOGETHER", 2)
+    np.testing.assert_allclose(reader.read(texts).confidence, whole.confidence, atol=1e-5)
+
+
+def test_the_network_learns_what_texts_say() -> None:
+    """On letters instead of MiniLM's states: a few seconds, and most of what is said of three things is understood."""
+    attributes = np.random.default_rng(0).random((500, 3)) < 0.5
+    with seeded(0):
+        network = StatementReader(3, 32, 1)
+    config = TrainingConfig(250, 32, 3e-3, seed=0, ema=0.9, warmup=10, decay="cosine")
+    *_, state = train(network, statement_loss(attributes, NAMES, Letters()), 500, config)  # type: ignore[arg-type]
+    rng = np.random.default_rng(1)
+    said = rng.choice([UNSAID, ABSENT, PRESENT], (200, 3)).astype(np.int8)
+    texts = grammar.describe(said, NAMES, rng)
+    read = NetworkReader(state.ema, Letters(), NAMES).read(texts)  # type: ignore[arg-type]
+    assert (read.said == said).mean() > 0.75 > (said == UNSAID).mean() + 0.3
+
+
+def test_every_step_reads_new_texts_much_and_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(
+        statements.grammar, "describe", lambda said, *rest: told.append((said, rest[-1])) or ["bald"] * 64
+    )
+    loss = statement_loss(np.ones((64, 3), bool), NAMES, Letters())  # type: ignore[arg-type]
+    for seed in range(60):
+        loss(StatementReader(3, 16, 1), torch.arange(64), torch.Generator().manual_seed(seed), 0)
+    said = np.concatenate([s for s, _ in told])
+    assert not np.array_equal(told[0][0], told[1][0])
+    assert {"typos", "training"} == {words for _, words in told}
+    mentioned = (said != UNSAID).mean(1)
+    assert mentioned.min() == 0 and mentioned.max() == 1
+    assert (said == ABSENT).any() and (said == PRESENT).sum() > 2 * (said == ABSENT).sum()
+
+
+def test_the_rule_takes_the_nearest_phrase(encoder: TextEncoder) -> None:
+    reader = ClauseReader.of(NAMES, encoder)
+    read = reader.read(["A man: no glasses, bald.", "somebody with spectacles", "a purple hat and a horse"])
+    assert read.said.tolist() == [[PRESENT, ABSENT, PRESENT], [UNSAID, PRESENT, UNSAID], [UNSAID] * 3]
+    assert (read.confidence[0] > 0.7).all() and (read.confidence[2] == 1).all()
+    assert (replace(reader, enough=1.01).read(["A man: bald"]).said == UNSAID).all()
+
+
+@pytest.mark.parametrize("texts", ["a man", [], [" "]])
+def test_what_is_no_list_of_texts_is_refused(encoder: TextEncoder, texts: Any) -> None:
+    for reader in (ClauseReader.of(NAMES, encoder), NetworkReader(StatementReader(3, 16, 1).eval(), encoder, NAMES)):
+        with pytest.raises(ValueError, match="description"):
+            reader.read(texts)
+
+
+def test_understanding_by_hand() -> None:
+    said = np.array([[1, 0, -1], [1, -1, -1], [-1, -1, 0], [0, 0, 0]])
+    read = np.array([[1, 1, -1], [-1, -1, 1], [-1, -1, 0], [0, 0, 0]])
+    found = understanding(said, read, np.array([3, 3, 5, 9]), resamples=50)
+    assert found["recall"].value == pytest.approx(5 / 7) and found["precision"].value == pytest.approx(5 / 7)
+    assert found["f1"].value == pytest.approx(5 / 7) and found["f1"].low < 5 / 7 < found["f1"].high
+    more = understanding(said, np.where(read < 0, 1, read), np.array([3, 3, 5, 9]), resamples=50)
+    assert more["recall"].value == pytest.approx(6 / 7) and more["precision"].value == pytest.approx(6 / 12)
+    assert more["f1"].value == pytest.approx(2 * 6 / 19)
+
+
+# --------------------------------------------------------------------------------------------------- the smoke profile
+
+
+@pytest.mark.parametrize("how", words.READERS)
+def test_readings_are_what_the_reader_makes_of_the_texts(smoke: Profile, smoke_store: Store, how: Any) -> None:
+    kept = words.load_readings(smoke, smoke_store, "held_out_words", how)
+    reader, faces = words.load_reader(smoke, smoke_store, how), diface.load_faces(smoke, smoke_store, "val")
+    said = diface_study.told(faces, diface.describer_of(smoke.diface), 1)[0]
+    assert reader.names == faces.names
+    fresh = reader.read(words.texts_of(said, faces.names, "held_out_words", 0)).said
+    np.testing.assert_array_equal(kept["val"][0], fresh)
+    assert len(kept["val"]) == 1 and len(kept["gallery"]) == smoke.evaluation.pair_sets
+    assert {UNSAID, PRESENT} <= set(np.unique(fresh)) <= {UNSAID, ABSENT, PRESENT} if how == "clauses" else True
+
+
+def test_a_reader_is_what_its_section_and_the_grammar_make_it(smoke: Profile) -> None:
+    key = words.reader_recipe(smoke).key
+    for name, value in {"width": 16, "depth": 2, "steps": 5, "batch": 4, "lr": 2e-3, "seed": 1}.items():
+        assert words.reader_recipe(replace(smoke, words=replace(smoke.words, **{name: value}))).key != key
+    assert words.reader_recipe(replace(smoke, words=replace(smoke.words, search="maps"))).key == key
+    keys = {words.readings_recipe(smoke, kind, how).key for kind in grammar.KINDS for how in words.READERS}
+    assert len(keys) == 8
