@@ -28,6 +28,8 @@ from diface_world import (
     randomised,
     said_tokens,
 )
+from facetransport.companion import artifacts
+from facetransport.companion import search as searching
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import diface as experiment
 from facetransport.companion.experiments import recognisers, roles
@@ -488,3 +490,56 @@ def test_the_unet_of_the_paper_trains_and_answers(smoke: Profile, smoke_store: S
     found = model.features(described.tokeniser(NAMES, section.tokens)(said, np.random.default_rng(0)), 0).cpu().numpy()
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+# -------------------------------------------------------------------------------------------------- photographed people
+
+
+CELEBA = ["Male", "Young", "Eyeglasses", "Smiling", "Attractive"]  # of the last, the grammar knows nothing
+
+
+@pytest.fixture
+def celeba(smoke: Profile, smoke_store: Store, tmp_path: Path) -> Profile:
+    """The smoke profile with photographs in the roles that DiFace uses, of which CelebA's attributes are known."""
+    folders = {}
+    for role in ("generator", "val", "gallery"):
+        faces = roles.load_rendered(smoke, role, smoke_store)
+        told = faces.table[["identity", *CELEBA[:-1]]].assign(Attractive=True)
+        replace(faces, table=told).save(tmp_path / role)
+        folders[role] = str(tmp_path / role)
+    return replace(smoke, photographs=folders)
+
+
+def test_photographs_are_described_by_what_their_table_says(celeba: Profile, smoke: Profile, store: Store) -> None:
+    seen = Store(store.root, shipped=(artifacts.default_store().root, artifacts.WEIGHTS))
+    faces, rendering = experiment.load_faces(celeba, seen, "gallery"), experiment.load_faces(smoke, seen, "gallery")
+    assert faces.names == tuple(CELEBA[:-1])
+    columns = [rendering.names.index(name) for name in faces.names]
+    assert np.array_equal(faces.attributes, rendering.attributes[:, columns])
+    np.testing.assert_allclose(faces.embeddings, rendering.embeddings, atol=2e-3)
+    views = smoke.rendered.roles["gallery"].views
+    other = np.arange(len(faces)).reshape(-1, views)
+    assert np.array_equal(faces.elsewhere[other], faces.attributes[np.roll(other, -1, 1)])
+    people = experiment.load_population(celeba, seen)
+    assert people.names == faces.names and set(np.unique(faces.groups)) <= set(range(4))
+
+
+def test_diface_trains_on_photographs_and_is_searched(celeba: Profile, store: Store) -> None:
+    seen = Store(store.root, shipped=(artifacts.default_store().root, artifacts.WEIGHTS))
+    model = experiment.load(celeba, seen)
+    faces = experiment.load_faces(celeba, seen, "gallery")
+    said = described.captions_of(faces, CANDID, 0)
+    assert everything(model.match(said, faces, seed=0)).shape == (len(faces), len(faces))
+    finder = searching.finder(celeba, seen)
+    found = finder.search(np.array([PRESENT, UNSAID, ABSENT, UNSAID]), 3)
+    assert len(found) == 3 and finder.pictures(found).shape[0] == 3
+
+
+def test_photographs_of_which_nothing_is_known_are_refused(smoke: Profile, smoke_store: Store, tmp_path: Path) -> None:
+    faces = roles.load_rendered(smoke, "val", smoke_store)
+    replace(faces, table=faces.table[["identity"]].assign(Attractive=True)).save(tmp_path / "val")
+    unknown = replace(smoke, photographs={"val": str(tmp_path / "val")})
+    with pytest.raises(ValueError, match=r"photographs: expected attributes .*got columns identity, Attractive"):
+        experiment.load_faces(
+            unknown, Store(tmp_path / "cache", (artifacts.default_store().root, artifacts.WEIGHTS)), "val"
+        )

@@ -42,9 +42,9 @@ def finder(profile: Profile, store: Store, size: int | None = None, kind: str = 
 
 def _photographs(profile: Profile, store: Store, rows: np.ndarray, people: np.ndarray) -> np.ndarray:
     """From the role's FaceSet where it is; else only these are rendered."""
-    folder = store.find(roles.rendered_recipe(profile, ROLE))
+    folder = store.find(roles.recipe(profile, ROLE))
     if folder is None:
-        return roles.glimpse_rendered(profile, ROLE, rows[people], store).images
+        return roles.glimpse(profile, ROLE, rows[people], store).images
     return FaceSet.load(folder).images[rows[people]]
 
 

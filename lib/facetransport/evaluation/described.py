@@ -39,9 +39,9 @@ class People:
 
     @property
     def groups(self) -> np.ndarray:
-        """int64 (N,): gender and age band, the same for hard negatives."""
-        columns = self.attributes[:, [self.names.index(name) for name in HARD]]
-        return columns @ (1 << np.arange(len(HARD)))
+        """int64 (N,): gender and age band, as far as they are known: the same for hard negatives."""
+        columns = self.attributes[:, [self.names.index(name) for name in HARD if name in self.names]]
+        return columns @ (1 << np.arange(columns.shape[1]))
 
     @property
     def persistence(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ from facetransport.recognition.iresnet import IResNet, WithEarlierMap
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.tensors import read_model, save_model, seeded
 from facetransport.training import Loss, TrainingConfig, TrainingLog, pick, resident, train
-from facetransport.world import rendered
+from facetransport.world import grammar, rendered
 from facetransport.world.captions import Describer
 
 FACES = "faces.safetensors"
@@ -55,6 +56,9 @@ POPULATION = 10_000  # people: the bound is an average over them
 
 def population_recipe(profile: Profile) -> Recipe:
     """Attributes of some ``generator`` people, drawn without rendering: what the Bayes bound takes for the world."""
+    if "generator" in profile.photographs:
+        photographs = (roles.recipe(profile, "generator"),)
+        return Recipe("diface.population", {}, _make_photographed_population, upstream=photographs)
     config: dict[str, Any] = {"identities": min(POPULATION, profile.rendered.roles["generator"].identities)}
     world = dict(roles.rendered_recipe(profile, "generator").config)
     pairs = roles.role_pairs(world | config | {"views": 1})
@@ -87,12 +91,36 @@ def _make_population(pairs: list[tuple[int, int]], world_seed: int, folder: Path
     save_model(folder / FACES, tensors, names=list(here))
 
 
+def _make_photographed_population(folder: Path, upstream: tuple[Path, ...]) -> None:
+    here, there = _attributes_of_photographs(FaceSet.load(upstream[0]))
+    packed = {"attributes": here[:POPULATION], "elsewhere": there[:POPULATION]}
+    tensors = {n: torch.from_numpy(np.packbits(a.to_numpy(bool), axis=1)) for n, a in packed.items()}
+    save_model(folder / FACES, tensors, names=list(here))
+
+
+def _attributes_of_photographs(faces: FaceSet) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the table says of each photograph, as far as there are words for it, and of the person's next photograph, or
+    of the same where there is none. ValueError where there are words for nothing."""
+    names = [name for name in rendered.attribute_names(faces.table) if name in grammar.known_names()]
+    if not names:
+        raise ValueError(
+            f"photographs: expected attributes in the table, such as CelebA's ({', '.join(grammar.known_names()[:3])}, "
+            f"...), got columns {', '.join(map(str, faces.table))}; import them with their attributes"
+        )
+    rows = pd.Series(np.arange(len(faces)))
+    other = rows.groupby(faces.identity).transform(lambda own: np.roll(own, -1))
+    here = faces.table[names].reset_index(drop=True)
+    return here, here.iloc[other].reset_index(drop=True)
+
+
 def faces_recipe(profile: Profile, role: str, encoder: str = "reference", people: int | None = None) -> Recipe:
     """Embeddings and attributes of a role's first ``people``, by default all. encoder: E, as in a profile's section, or
-    "maps": E beside its own earlier feature map."""
+    "maps": E beside its own earlier feature map. Where the role is played by photographs, what their table says of them
+    (CelebA's attributes), as far as the grammar has words for it."""
     config = {"people": people or profile.rendered.roles[role].identities, "views": profile.rendered.roles[role].views}
     network = recognisers.dlib_recipe(profile) if encoder == "dlib" else recognisers.recipe(profile)
-    upstream = (roles.rendered_recipe(profile, role), network, roles.head_recipe())
+    head = () if role in profile.photographs else (roles.head_recipe(),)
+    upstream = (roles.recipe(profile, role), network, *head)
     make = partial(_make_faces, config, profile.rendered.world_seed, encoder)
     return Recipe(f"diface.faces.{role}.{encoder}", config, make, upstream=upstream)
 
@@ -116,17 +144,20 @@ def _make_faces(
     config: dict[str, Any], world_seed: int, encoder: str, folder: Path, upstream: tuple[Path, ...]
 ) -> None:
     faceset, recogniser = FaceSet.load(upstream[0]), _read_recogniser(upstream[1], encoder)
-    faceset = faceset.select(np.arange(config["people"] * config["views"]))
-    names = rendered.attribute_names(faceset.table)
-    another = [(int(i), int(k) + config["views"]) for i, k in faceset.table[["identity", "view"]].to_numpy()]
-    elsewhere = rendered.attributes(another, upstream[2], world_seed)[names]
+    faceset = faceset.select(np.flatnonzero(np.unique(faceset.identity, return_inverse=True)[1] < config["people"]))
+    if len(upstream) == 2:
+        here, elsewhere = _attributes_of_photographs(faceset)
+    else:
+        here = faceset.table[rendered.attribute_names(faceset.table)]
+        another = [(int(i), int(k) + config["views"]) for i, k in faceset.table[["identity", "view"]].to_numpy()]
+        elsewhere = rendered.attributes(another, upstream[2], world_seed)[list(here)]
     tensors = {
         "embeddings": torch.from_numpy(embed_faceset(recogniser, faceset)).half(),
-        "attributes": torch.from_numpy(faceset.table[names].to_numpy(bool, copy=True)),
+        "attributes": torch.from_numpy(here.to_numpy(bool, copy=True)),
         "elsewhere": torch.from_numpy(elsewhere.to_numpy(bool, copy=True)),
         "identity": torch.from_numpy(faceset.identity.astype(np.int64)),
     }
-    save_model(folder / FACES, tensors, names=names)
+    save_model(folder / FACES, tensors, names=list(here))
 
 
 def _read_recogniser(folder: Path, encoder: str) -> Recogniser:
@@ -317,7 +348,7 @@ def pixels_recipe(profile: Profile) -> Recipe:
     It is built and trained like the encoder E, with A outputs, on the images of the ``generator`` people.
     """
     seen = ("generator", "val", "gallery")
-    upstream = tuple(roles.rendered_recipe(profile, role) for role in seen)
+    upstream = tuple(roles.recipe(profile, role) for role in seen)
     config = as_config(profile.reference) | {"steps": profile.diface.pixel_steps}
     section = replace(profile.reference, steps=profile.diface.pixel_steps)
     return Recipe("diface.pixels", config, partial(_make_pixels, section), upstream=upstream, collective=True)
@@ -342,8 +373,8 @@ def load_beliefs(profile: Profile, store: Store, role: str, method: str) -> np.n
 
 def _make_pixels(section: RecogniserTraining, folder: Path, upstream: tuple[Path, ...]) -> None:
     faces, *others = (FaceSet.load(path) for path in upstream)
-    names, side = rendered.attribute_names(faces.table), faces.images.shape[1]
-    present = torch.from_numpy(faces.table[names].to_numpy(np.float32, copy=True))
+    names = [name for name in rendered.attribute_names(faces.table) if name in grammar.known_names()]
+    side, present = faces.images.shape[1], torch.from_numpy(faces.table[names].to_numpy(np.float32, copy=True))
     backbone = replace(recognisers.network_config(section), input_size=side, dropout=0.2)
     with seeded(section.seed):
         network = nn.Sequential(IResNet(backbone), nn.Linear(backbone.dim, len(names)))
