@@ -89,14 +89,6 @@ def test_every_phrase_is_as_likely() -> None:
     torch.testing.assert_close(spoken.float().mean(0), torch.full((len(ways),), 1 / len(ways)), atol=0.03, rtol=0)
 
 
-def test_words_of_a_statement_are_rows() -> None:
-    said = np.array([[PRESENT], [UNSAID]], np.int8)
-    tokens = described.tokeniser(("Male",), "words")(said, np.random.default_rng(0))
-    ways = described.text_encoder().word_states([p.text for p in grammar.phrase_bank(("Male",)) if p.value == PRESENT])
-    alike = [torch.allclose(tokens[0, :3], way[:3], atol=1e-4) for way in ways]
-    assert any(alike) and not tokens[1].any()
-
-
 def test_statements_are_one_hot_at_unit_scale() -> None:
     said = anything(20)
     tokens = said_tokens(20)
@@ -118,7 +110,7 @@ def test_bad_descriptions_and_tokens_are_refused() -> None:
         tokeniser(np.zeros((2, 5), np.int8), rng)
     with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \({A},\)"):
         tokeniser(np.zeros(A, np.int8), rng)
-    with pytest.raises(ValueError, match="tokens: expected 'statements', 'clauses' or 'words', got 'letters'"):
+    with pytest.raises(ValueError, match="tokens: expected 'statements' or 'clauses', got 'letters'"):
         Tokeniser(NAMES, "letters")
     with pytest.raises(ValueError, match=r"names: no words for \['Hat'\]"):
         Tokeniser(("Hat",), "clauses")

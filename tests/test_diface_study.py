@@ -128,7 +128,7 @@ def test_how_much_is_measured_changes_no_network(smoke: Profile) -> None:
 # ------------------------------------------------------------------------------------------------------------ study
 
 LINES = (
-    "refinement.trained", "refinement.none", "steps.5", "rough.guidance.2", "tokens.words", "mentions.0.1.ours",
+    "refinement.trained", "refinement.none", "steps.5", "rough.guidance.2", "tokens.clauses", "mentions.0.1.ours",
     "encoder.reference", "mentions.1.contrastive", "errors.0.4.bayes", "errors.0.1.regression",
     "mentions.0.6.classifier",
 )  # fmt: skip

@@ -172,12 +172,17 @@ def test_the_bank_says_everything_in_both_ways_and_each_phrase_once() -> None:
 
 
 def test_plain_words_are_plain() -> None:
-    assert [plainly(n, v) for n, v in (("Male", 1), ("Male", 0), ("Full_Beard", 1), ("Full_Beard", 0))] == [
-        "a man",
-        "a woman",
-        "a full beard",
-        "no full beard",
+    told = [
+        ("Male", 1),
+        ("Male", 0),
+        ("Full_Beard", 1),
+        ("Full_Beard", 0),
+        ("Young", 0),
+        ("No_Beard", 0),
+        ("Big_Nose", 0),
     ]
+    plain = ["a man", "a woman", "a full beard", "no full beard", "not young", "bearded", "a small nose"]
+    assert [plainly(name, value) for name, value in told] == plain
 
 
 def test_bad_input_is_refused() -> None:

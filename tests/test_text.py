@@ -72,31 +72,19 @@ def test_layers_of_a_text_are_those_of_the_model(encoder):
     torch.testing.assert_close(states[1], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_words_are_their_states_in_the_sentence(encoder):
-    states = encoder.word_states(["No beard", "a beard and a smile"])
-    assert states.shape == (2, 5, 384)
-    assert not states[0, 2:].any()
-    torch.testing.assert_close(states[1].square().mean(1), torch.ones(5))
-    assert not torch.allclose(states[0, 1], states[1, 1], atol=0.1)  # beard, but in other company
-    alone = encoder.word_states(["no beard"])
-    torch.testing.assert_close(alone[0], states[0, :2], atol=1e-4, rtol=1e-4)
-
-
 def test_nothing_is_trained_and_gradients_may_pass_by(encoder):
     assert not any(p.requires_grad for p in encoder.model.parameters()) and not encoder.model.training
     weight = torch.ones(384, requires_grad=True)
-    for states in (encoder.layered_states(["a smile"])[0], encoder.word_states(["a smile"])):
-        weight.grad = None
-        (states[..., :384] * weight).sum().backward()  # inference tensors would refuse
-        torch.testing.assert_close(weight.grad, states[..., :384].sum((0, 1)))
+    states = encoder.layered_states(["a smile"])[0]
+    (states[..., :384] * weight).sum().backward()  # inference tensors would refuse
+    torch.testing.assert_close(weight.grad, states[..., :384].sum((0, 1)))
 
 
 def test_no_descriptions_make_no_tokens(encoder):
     assert encoder.clause_states([]).shape == (0, 384)
-    assert encoder.word_states([]).shape == (0, 1, 384)
 
 
-@pytest.mark.parametrize("read", ["clause_states", "word_states", "layered_states"])
+@pytest.mark.parametrize("read", ["clause_states", "layered_states"])
 @pytest.mark.parametrize("bad", ["", "  ", 5])
 def test_what_is_no_description_is_refused(encoder, read, bad):
     with pytest.raises(ValueError, match="description: expected words"):

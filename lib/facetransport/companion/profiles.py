@@ -279,7 +279,7 @@ class DiFace:
     """Recognition from words: how descriptions are made, D and R trained, features drawn."""
 
     encoder: Literal["reference", "dlib"]  # E
-    tokens: Literal["statements", "clauses", "words"]  # tau
+    tokens: Literal["statements", "clauses"]  # tau
     people: Count  # of the ``generator`` role
     error: Share  # of the describer: wrong about an attribute ...
     say_yes: Share  # ... mentions one that is there ...

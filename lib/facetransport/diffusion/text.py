@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.nn.utils.rnn import pad_sequence
 
 from facetransport.world.clauses import plain
 
@@ -50,16 +49,6 @@ class TextEncoder:
                 self._known[text] = self._sentence(text)
         return torch.stack([self._known[text] for text in texts]) if texts else torch.zeros(0, self.dim)
 
-    def word_states(self, descriptions: Sequence[str]) -> Tensor:
-        """float32 (B, L, 384): every word piece's state, the text encoded whole; zero rows after them.
-
-        Here 'no' and 'beard' are two rows. Without [CLS] and [SEP], each row of
-        unit root mean square; the first 510 pieces of a description are read. Equal in all batches to rounding only.
-        """
-        texts = [plain(text) for text in descriptions]
-        found = list(self.model.encode(texts, output_value="token_embeddings", show_progress_bar=False))
-        return self._padded([self._scaled(states[1:-1]) for states in found])
-
     @torch.no_grad()
     def layered_states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """float32 (B, L, 3 x 384) and bool (B, L): every word piece's states after ``LAYERS`` and which are no padding.
@@ -78,10 +67,6 @@ class TextEncoder:
 
     def _scaled(self, states: Tensor) -> Tensor:
         return normalize(states.float(), dim=-1) * self.dim**0.5
-
-    def _padded(self, rows: list[Tensor]) -> Tensor:
-        shortest = torch.zeros(1, self.dim)  # pad_sequence wants one sequence at least, and here L >= 1
-        return pad_sequence([*rows, shortest], batch_first=True)[:-1]
 
 
 def load_minilm() -> SentenceTransformer:

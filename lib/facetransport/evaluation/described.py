@@ -74,8 +74,8 @@ class Tokeniser:
     """tau, second half: said int8 (B, A) -> tokens float32 (B, L, e), statement by statement.
 
     kind: "statements" (one-hot of attribute and value, of unit root mean square as the others; a network's first layer
-    is then a learned embedding), "clauses" (MiniLM's mean state of a phrase that says it) or "words" (the state of each
-    of the phrase's word pieces). The phrases are those of `facetransport.world.grammar`.
+    is then a learned embedding) or "clauses" (MiniLM's mean state of a phrase that says it, one of
+    `facetransport.world.grammar`).
     """
 
     def __init__(self, names: Sequence[str], kind: str) -> None:
@@ -111,9 +111,7 @@ def _states(kind: str, phrases: Sequence[grammar.Phrase], attributes: int) -> Te
     texts = [phrase.text for phrase in phrases]
     if kind == "clauses":
         return text_encoder().clause_states(texts)[:, None]
-    if kind == "words":
-        return text_encoder().word_states(texts)
-    raise ValueError(f"tokens: expected 'statements', 'clauses' or 'words', got {kind!r}")
+    raise ValueError(f"tokens: expected 'statements' or 'clauses', got {kind!r}")
 
 
 @cache

@@ -193,7 +193,9 @@ def _fragments_of(name: str, value: int, held: bool) -> Iterator[str]:
 
 def plainly(name: str, value: int) -> str:
     """An attribute's presence or absence in the plainest words: 'a man', 'a full beard', 'no freckles'."""
-    return next(_fragments_of(name, value, False))
+    direct = [form for form in forms(name, value) if value == PRESENT or not (form.negated or " " in form.text)]
+    form = [*direct, replace(forms(name, PRESENT)[0], negated=True)][0]
+    return _filled(FRAGMENTS[_key(form)][0], form)
 
 
 def check_names(names: Sequence[str]) -> None:

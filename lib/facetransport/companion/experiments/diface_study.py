@@ -170,7 +170,7 @@ def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
         f"refine_loss.{kind}": {"refine_loss": kind, "refine_gallery": True, "l2": 0.0}
         for kind in ("cosine", "infonce")
     }
-    rows |= {f"tokens.{kind}": brief | {"tokens": kind} for kind in ("statements", "clauses", "words")}
+    rows |= {f"tokens.{kind}": brief | {"tokens": kind} for kind in ("statements", "clauses")}
     rows |= {"denoiser.mlp": unet, "denoiser.unet": unet | {"denoiser": "unet", "width": 32, "depth": 1}}
     rows |= {f"encoder.{name}": few | {"encoder": name} for name in ("reference", "dlib")}
     return rows

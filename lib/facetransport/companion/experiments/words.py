@@ -82,10 +82,10 @@ def _make_reader(section: Words, folder: Path, upstream: tuple[Path, ...]) -> No
 
 def readings_recipe(profile: Profile, words: str, kind: Kind = "network") -> Recipe:
     """What a reader understands of the describer's texts in these words: of `val` one text a photograph, of `gallery`
-    as many as the evaluation has sets of pairs."""
+    as many as the evaluation has sets of pairs; the rule, which is only compared, reads one."""
     section = profile.diface
     config = {"words": words, "reader": kind, "told": as_config(describer_of(section)), "seed": section.seed}
-    sets = {"val": 1, "gallery": profile.evaluation.pair_sets}
+    sets = {"val": 1, "gallery": profile.evaluation.pair_sets if kind == "network" else 1}
     faces = tuple(faces_recipe(profile, role, section.encoder) for role in ROLES)
     reader = (reader_recipe(profile),) if kind == "network" else ()
     make = partial(_make_readings, section, words, sets)
