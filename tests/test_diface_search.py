@@ -41,7 +41,9 @@ def test_what_was_understood_is_said_and_what_was_not() -> None:
     understood = search.understand(Reader(), "A young woman with red hair and glasses, juggling")
     assert understood.statements == ["a woman", "young", "red hair", "glasses"]
     assert understood.missed == ("juggling",) and understood.asked.tolist() == [0, 1, 3, 4]
-    assert str(understood) == "a woman (0.90); young (0.90); red hair (0.90); glasses (0.90) - not understood: juggling"
+    assert understood.new == ("juggling",)
+    read = "a woman (0.90); young (0.90); red hair (0.90); glasses (0.90)"
+    assert str(understood) == f"{read} - not understood: juggling - words it was not trained on: juggling"
     assert str(search.understand(Reader(), "not a man")) == "a woman (0.90)"
 
 

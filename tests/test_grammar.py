@@ -17,7 +17,7 @@ UNTELLING = {"a", "an", "the", "of"}
 
 
 def words_of(text: str) -> set[str]:
-    return set(re.findall(r"[a-z']+", text.lower()))
+    return set(grammar.words_of(text))
 
 
 def told(**values: int) -> np.ndarray:
@@ -38,12 +38,15 @@ def anything() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def vocabulary(anything: np.ndarray) -> set[str]:
-    """Every word that training can draw, by drawing much, and of the lexicon all."""
-    drawn = describe(anything, NAMES, np.random.default_rng(1)) + [p.text for p in phrase_bank(NAMES)]
-    drawn += many(told(Male=ABSENT, Young=PRESENT)) + many(told(Senior=PRESENT))
-    drawn += [word for entry in lexicon()["nouns"] for word in entry["words"]] + lexicon()["beside"]["words"]
-    return set().union(*map(words_of, drawn))
+def vocabulary() -> frozenset[str]:
+    return grammar.vocabulary()
+
+
+def test_the_vocabulary_is_what_texts_are_made_of(anything: np.ndarray, vocabulary: frozenset[str]) -> None:
+    drawn = describe(anything, NAMES, np.random.default_rng(1)) + many(told(Male=ABSENT, Young=PRESENT))
+    used = set().union(*map(words_of, drawn))
+    assert used <= vocabulary, used - vocabulary
+    assert len(used) > 0.7 * len(vocabulary)
 
 
 # ---------------------------------------------------------------------------------------------------------- held out
@@ -54,7 +57,7 @@ def held_entries() -> list[str]:
     return lists + [f.text for name in NAMES for value in (ABSENT, PRESENT) for f in forms(name, value, held=True)]
 
 
-def test_held_words_are_in_no_text_of_training(vocabulary: set[str]) -> None:
+def test_held_words_are_in_no_text_of_training(vocabulary: frozenset[str]) -> None:
     assert len(held_entries()) > 250
     for entry in held_entries():
         assert words_of(entry) - UNTELLING - vocabulary, entry
@@ -76,7 +79,7 @@ def test_held_templates_are_drawn_where_they_are_asked_for_alone(anything: np.nd
         assert found > 0.75 if words == "held_out_templates" else found == 0
 
 
-def test_held_out_texts_use_held_words(anything: np.ndarray, vocabulary: set[str]) -> None:
+def test_held_out_texts_use_held_words(anything: np.ndarray, vocabulary: frozenset[str]) -> None:
     talkative = anything[(anything != UNSAID).sum(1) > 3]
     share = {
         words: np.mean(
@@ -87,7 +90,7 @@ def test_held_out_texts_use_held_words(anything: np.ndarray, vocabulary: set[str
     assert share["training"] < 0.05 and share["held_out_words"] > 0.95
 
 
-def test_searches_inside_the_grammar_need_no_other_word_and_those_outside_do(vocabulary: set[str]) -> None:
+def test_searches_inside_the_grammar_need_no_other_word_and_those_outside_do(vocabulary: frozenset[str]) -> None:
     queries = search.load_queries(NAMES)
     assert len(queries) == 40 and queries["words"].value_counts().to_dict() == {"inside": 20, "outside": 20}
     new = [bool(words_of(query) - vocabulary - {"someone", "about"}) for query in queries["query"]]

@@ -47,12 +47,14 @@ QUERIES = Path(__file__).with_name("queries.csv")
 @dataclass(frozen=True)
 class Understood:
     """What was understood of a description. said: int8 (A,) in {-1, 0, 1}; confidence: float32 (A,), of the reader;
-    names: of the A attributes; missed: the clauses that say nothing the reader knows."""
+    names: of the A attributes; missed: the clauses that say nothing the reader knows; new: words that no text of its
+    training held."""
 
     said: np.ndarray
     confidence: np.ndarray
     names: tuple[str, ...]
     missed: tuple[str, ...]
+    new: tuple[str, ...]
 
     @property
     def statements(self) -> list[str]:
@@ -68,7 +70,8 @@ class Understood:
         """'a man (0.99); no beard (0.95)', and what was not understood."""
         sure = self.confidence[self.asked]
         told = "; ".join(f"{text} ({p:.2f})" for text, p in zip(self.statements, sure, strict=True))
-        return told + (f" - not understood: {'; '.join(self.missed)}" if self.missed else "")
+        told += f" - not understood: {'; '.join(self.missed)}" if self.missed else ""
+        return told + (f" - words it was not trained on: {', '.join(self.new)}" if self.new else "")
 
 
 def understand(reader: Reader, description: str) -> Understood:
@@ -82,7 +85,8 @@ def understand(reader: Reader, description: str) -> Understood:
             "'a young woman with red hair'"
         )
     missed = tuple(part for part, alone in zip(parts, read.said[1:], strict=True) if (alone == UNSAID).all())
-    return Understood(said, read.confidence[0], reader.names, missed)
+    new = tuple(word for word in dict.fromkeys(grammar.words_of(description)) if word not in grammar.vocabulary())
+    return Understood(said, read.confidence[0], reader.names, missed, new)
 
 
 def in_words(attributes: np.ndarray, names: Sequence[str]) -> str:

@@ -116,6 +116,11 @@ RATHER, HELD_RATHER = ("{x} {part}, not {y}", "{x} rather than {y} {part}"), ("{
 AGES = ("about {n}", "{n} years old", "in {P} {d}", "aged {n}", "around {n} years old", "roughly {n}", "in the {d}")
 HELD_AGES = ("{n} or so", "of some {n} summers", "no more and no less than {n}")
 NEUTRAL = ("person", "person", "individual", "face")
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty")
+FUNCTION_WORDS = (
+    "he him his she her the person person's they their neither nor or and also an a who someone somebody that",
+    "isn't aren't",
+)
 DECADES = ("teens", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties")
 
 
@@ -189,6 +194,22 @@ def phrase_bank(names: Sequence[str], held: bool = False) -> list[Phrase]:
 def _fragments_of(name: str, value: int, held: bool) -> Iterator[str]:
     for form in forms(name, value, held):
         yield from (_filled(template, form) for template in FRAGMENTS[_key(form)])
+
+
+@cache
+def vocabulary() -> frozenset[str]:
+    """Every word, in lower case, that a text of training may hold."""
+    told = lexicon()
+    texts = [word for entry in told["nouns"] for word in entry["words"]] + told["beside"]["words"]
+    texts += [phrase.text for phrase in phrase_bank(known_names())]
+    texts += [template for kind in (CLAUSES, PREDICATES, AFTER_WITH) for ways in kind.values() for template in ways]
+    texts += [*FRAMES, *DEGREES, *RATHER, *AGES, *NEUTRAL, *DECADES, *TENS, *FUNCTION_WORDS]
+    return frozenset(word for text in texts for word in words_of(re.sub(r"\{\w+\}", " ", text)))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in their order, in lower case."""
+    return re.findall(r"[a-z']+", text.lower())
 
 
 def plainly(name: str, value: int) -> str:
@@ -269,7 +290,7 @@ def _aged(told: dict[str, int], style: Style, voice: dict[str, str], rng: np.ran
 def _number(n: int, rng: np.random.Generator) -> str:
     if n % 10 or rng.random() < 0.7:
         return str(n)
-    return ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty")[n // 10 - 2]
+    return TENS[n // 10 - 2]
 
 
 def _merged(told: dict[str, int], style: Style, rng: np.random.Generator) -> list[Form]:
