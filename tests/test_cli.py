@@ -16,11 +16,15 @@ import torch
 from PIL import Image
 
 from facetransport.companion import artifacts, cli, experiments, profiles, results
+from facetransport.companion import search as searching
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import Profile
 from facetransport.data import shards
 from facetransport.data.faceset import FaceSet
+from facetransport.diffusion.statements import Reading
 from facetransport.diffusion.unet import UNet, UNetConfig
+from facetransport.world.captions import UNSAID
+from facetransport.world.grammar import known_names
 from test_official import ldm_shapes
 
 Out = pytest.CaptureFixture[str]
@@ -87,7 +91,6 @@ def test_profiles_lists_and_prints(capsys: Out) -> None:
         (["execute", "notebooks/none.ipynb"], "no such notebook"),
         (["train", "--only", "x.y"], "--only: expected one of tiny.first, tiny.second"),
         (["search", ""], "description: expected words"),
-        (["search", "a person"], "'a person' states nothing about a face"),
         (["import-weights", "none.ckpt", "out", "--kind", "unet"], "none.ckpt: no such file"),
         (["import-weights", "a.pt", "b.pt", "out", "--kind", "unet"], "expected one FILE, got 2"),
     ],
@@ -126,19 +129,46 @@ def test_photographs_are_imported_listed_and_described(tmp_path: Path, capsys: O
     assert "--split: not for folders; leave it out" in capsys.readouterr().err
 
 
-def test_search_lists_how_it_read_and_whom_it_found(smoke: Profile, tmp_path: Path, capsys: Out) -> None:
+class Literal:
+    """Reads three words; a reader trained for the few steps of the smoke profile reads at random."""
+
+    names = known_names()
+
+    def read(self, texts: list[str]) -> Reading:
+        said = np.full((len(texts), len(self.names)), UNSAID, np.int8)
+        for row, text in zip(said, texts, strict=True):
+            for word, name, value in (("woman", "Male", 0), ("young", "Young", 1), ("red hair", "Red_Hair", 1)):
+                if word in text:
+                    row[self.names.index(name)] = value
+        return Reading(said, np.ones(said.shape, np.float32))
+
+
+def test_search_lists_how_it_read_and_whom_it_found(
+    smoke: Profile, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching.words, "load_reader", lambda profile, store: Literal())
     sheet = tmp_path / "found.png"
     command = ["search", "a young woman with red hair, scowling", "--profile", "smoke", "--top", "20", "--size", "20"]
     assert cli.main([*command, "--sheet", str(sheet)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "read as      young; a woman; red hair; scowling (not in the words of training: scowling)"
+    understood = "a woman (1.00); young (1.00); red hair (1.00) - not understood: scowling"
+    assert lines[0] == f"read as      {understood} - words it was not trained on: scowling"
     people = smoke.rendered.roles["gallery"].identities
     assert lines[1] == f"gallery      {people} people, {20 - people} distractors"
-    rank, score, person, known = zip(*(line.split(maxsplit=3) for line in lines[2:-1]), strict=True)
+    assert lines[2] == "looked at by pixels"
+    rank, score, person, holds = zip(*(line.split(maxsplit=3) for line in lines[3:-1]), strict=True)
     assert rank == tuple(str(i) for i in range(1, 21)) and list(score) == sorted(score, key=float, reverse=True)
-    told = [k for p, k in zip(person, known, strict=True) if p != "-"]
-    assert len(told) == people and all(re.match("a (wo)?man, (not )?young", k) for k in told)
+    told = [h for p, h in zip(person, holds, strict=True) if p != "-"]
+    pattern = r"(NOT )?a woman \d\.\d\d; (NOT )?young .*red hair \d\.\d\d  \[a (wo)?man, (not )?young"
+    assert len(told) == people and all(re.match(pattern, h) for h in told)
     assert lines[-1].endswith(str(sheet)) and sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_search_for_nothing_is_one_sentence(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching.words, "load_reader", lambda profile, store: Literal())
+    assert cli.main(["search", "a person", "--profile", "smoke"]) == 1
+    error = capsys.readouterr().err
+    assert "'a person' states nothing about a face" in error and "Traceback" not in error
 
 
 def test_search_cannot_shrink_the_gallery(capsys: Out) -> None:
