@@ -108,9 +108,10 @@ def test_what_a_format_is_not_for_is_refused(
 
 
 def test_nothing_is_overwritten(recogniser: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "r.safetensors"
-    assert cli.main(["export-weights", str(recogniser), str(out), "--format", "official"]) == 0
+    out, named = tmp_path / "r.safetensors", tmp_path / "r"
+    assert cli.main(["export-weights", str(recogniser), str(named), "--format", "official"]) == 0
     before = out.read_bytes()
     assert "written" in capsys.readouterr().out
-    assert cli.main(["export-weights", str(recogniser), str(out), "--format", "official"]) == 1
-    assert out.read_bytes() == before and "exists; name a new file" in capsys.readouterr().err
+    for again in (out, named):
+        assert cli.main(["export-weights", str(recogniser), str(again), "--format", "official"]) == 1
+        assert out.read_bytes() == before and "exists; name a new file" in capsys.readouterr().err

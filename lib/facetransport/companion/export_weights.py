@@ -16,7 +16,7 @@ from torch import Tensor
 from facetransport.diffusion import autoencoder, official
 from facetransport.recognition.onnx import export_onnx
 from facetransport.recognition.training import load_network
-from facetransport.tensors import read_model
+from facetransport.tensors import read_model, save_model
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
@@ -32,6 +32,7 @@ def export(file: Path, out: Path, to: str) -> Path:
 
     ValueError where it does, and for a network that the format is not made for.
     """
+    out = official.named(out) if to == "official" else out
     if out.exists():
         raise ValueError(f"{out}: exists; name a new file or folder, or remove it first")
     tensors, facts = read_model(file)
@@ -48,11 +49,14 @@ Writer = Callable[[Path, Path, dict[str, Tensor], dict[str, Any]], Path]
 
 def _as_it_is(file: Path, out: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Path:
     """Networks that are named as the published ones."""
-    return official.write_plain(out, tensors)
+    save_model(
+        out, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    )
+    return out
 
 
 def _ldm(file: Path, out: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Path:
-    return official.write_plain(out, official.to_ldm(tensors))
+    return _as_it_is(file, out, official.to_ldm(tensors), config)
 
 
 def _onnx(file: Path, out: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Path:

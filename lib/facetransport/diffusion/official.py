@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from facetransport.checkpoints import read_checkpoint, require_fit, require_numbers
@@ -24,7 +23,7 @@ from facetransport.diffusion import autoencoder as codes
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.unet import UNetConfig
-from facetransport.files import file_digest, replacing
+from facetransport.files import file_digest
 from facetransport.tensors import save_model
 from facetransport.version import code_version
 
@@ -273,19 +272,15 @@ def to_ldm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # ----------------------------------------------------------------------------------------------------------- writing
 
 
-def write_plain(path: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """One safetensors file with these names and nothing of ours beside them; .safetensors is added where missing."""
-    path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
-    whole = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in whole.items()}, temporary, {"format": "pt"})
-    return path
+def named(out: Path) -> Path:
+    """The file that is written: .safetensors is added where it is missing."""
+    return out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
 
 
 def _write(
     out: Path, files: Sequence[Path], prefix: str, state: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> Imported:
-    path = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
+    path = named(out)
     if path.exists() and any(path.samefile(f) for f in files):
         raise ValueError(f"{path}: is what would be read; give the result another name")
     require_numbers(state, " and ".join(str(f) for f in files))

@@ -27,9 +27,8 @@ from facetransport.world.captions import UNSAID
 from facetransport.world.clauses import clauses
 
 TOGETHER = 16  # texts read at a time
-MOST = (
-    0.8  # of what is there that a training text mentions; most mention little, as searches do, and cost little to read
-)
+MOST = 0.8  # of what is there that a training text mentions; the usual one mentions little, as searches do
+ENOUGH = 0.7  # of the rule to compare with: PLACEHOLDER
 INVENTED = 0.5  # share of training texts that describe nobody: what is usual must not stand in for what is said
 SLIPS = 0.2  # share of training batches with typos
 
@@ -103,14 +102,14 @@ class ClauseReader:
     """A rule to compare with: a text is cut at its punctuation and its 'and' (`facetransport.world.clauses`), and each
     clause says what the nearest phrase of the grammar says, if MiniLM finds them similar enough.
 
-    phrases: what each says; states: float32 (P, 384), of unit norm. enough: a cosine, chosen on texts of `val` people.
+    phrases: what each says; states: float32 (P, 384), of unit norm. enough: a cosine, by default ``ENOUGH``.
     """
 
     names: tuple[str, ...]
     words: TextEncoder
     phrases: Sequence[grammar.Phrase]
     states: Tensor
-    enough: float = 0.7
+    enough: float = ENOUGH
 
     @classmethod
     def of(cls, names: tuple[str, ...], words: TextEncoder) -> ClauseReader:

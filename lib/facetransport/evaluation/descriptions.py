@@ -5,7 +5,7 @@ image agree. A genuine pair is a caption with ANOTHER image of its person ("othe
 such as its smile, leaks into the caption) or with its own image ("same"). Verification fixes its threshold on
 validation people; identification ranks a closed gallery of one image per person.
 
-The describer is known (``data.captions.Describer``), so the likelihood ratio of "same person" against "random person"
+The describer is known (``world.captions.Describer``), so the likelihood ratio of "same person" against "random person"
 can be computed for images whose true attributes are known: no matcher that sees only caption and image does better on
 average (Neyman and Pearson). What a method reaches of that bound is ``gain_fraction``.
 

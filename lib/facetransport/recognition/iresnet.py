@@ -260,10 +260,14 @@ class IResNetRecogniser(nn.Module):
     forward = embed
 
 
+SIDE = 4  # places of an earlier map that are kept: those of the published 112 pixels would be 14 by 14
+
+
 class WithEarlierMap(nn.Module):
     """`Recogniser` that keeps what a recogniser has not yet forgotten: E(I) beside the map after its third layer.
 
-    embed: (B, dim + C s^2), unit norm; both parts of norm 1 / sqrt(2), the map standardised image by image.
+    embed: (B, dim + C s^2), unit norm; both parts of norm 1 / sqrt(2), the map averaged to at most ``SIDE`` by ``SIDE``
+    places and standardised image by image.
     """
 
     def __init__(self, model: IResNet, name: str = "maps") -> None:
@@ -271,12 +275,14 @@ class WithEarlierMap(nn.Module):
         self.model, self.name = model.eval(), name
         with torch.inference_mode():
             *_, earlier, _, features = model.stages(torch.zeros(1, 3, *(model.config.input_size,) * 2))
-        self.dim = earlier.numel() + features.numel()
+        self.side = min(SIDE, earlier.shape[-1])
+        self.dim = earlier.shape[1] * self.side**2 + features.shape[1]
 
     def embed(self, images: Tensor) -> Tensor:
         """float32 (B, 3, S, S) in [-1, 1], aligned -> float32 (B, dim), unit norm."""
         *_, earlier, _, features = self.model.stages(network_input(images, self.model.config.input_size, True))
-        flat = F.layer_norm(earlier.flatten(1).float(), earlier.flatten(1).shape[1:])
-        return torch.cat([F.normalize(part.float(), dim=1) for part in (features, flat)], 1) / 2**0.5
+        flat = F.adaptive_avg_pool2d(earlier.float(), self.side).flatten(1)
+        parts = features.float(), F.layer_norm(flat, flat.shape[1:])
+        return torch.cat([F.normalize(part, dim=1) for part in parts], 1) / 2**0.5
 
     forward = embed

@@ -86,22 +86,29 @@ def read_population(folder: Path) -> People:
 
 def _make_population(pairs: list[tuple[int, int]], world_seed: int, folder: Path, upstream: tuple[Path, ...]) -> None:
     here, there = (rendered.attributes([(i, k + n) for i, k in pairs], upstream[0], world_seed) for n in (0, 1))
+    _write_population(folder, here, there)
+
+
+def _make_photographed_population(folder: Path, upstream: tuple[Path, ...]) -> None:
+    here, there = _attributes_of_photographs(FaceSet.load(upstream[0]))
+    _write_population(folder, here[:POPULATION], there[:POPULATION])
+
+
+def _write_population(folder: Path, here: pd.DataFrame, there: pd.DataFrame) -> None:
     packed = {"attributes": here, "elsewhere": there}
     tensors = {n: torch.from_numpy(np.packbits(a.to_numpy(bool), axis=1)) for n, a in packed.items()}
     save_model(folder / FACES, tensors, names=list(here))
 
 
-def _make_photographed_population(folder: Path, upstream: tuple[Path, ...]) -> None:
-    here, there = _attributes_of_photographs(FaceSet.load(upstream[0]))
-    packed = {"attributes": here[:POPULATION], "elsewhere": there[:POPULATION]}
-    tensors = {n: torch.from_numpy(np.packbits(a.to_numpy(bool), axis=1)) for n, a in packed.items()}
-    save_model(folder / FACES, tensors, names=list(here))
+def _told_of(table: pd.DataFrame) -> list[str]:
+    """The attributes of a table that the grammar has words for."""
+    return [name for name in rendered.attribute_names(table) if name in grammar.known_names()]
 
 
 def _attributes_of_photographs(faces: FaceSet) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What the table says of each photograph, as far as there are words for it, and of the person's next photograph, or
     of the same where there is none. ValueError where there are words for nothing."""
-    names = [name for name in rendered.attribute_names(faces.table) if name in grammar.known_names()]
+    names = _told_of(faces.table)
     if not names:
         raise ValueError(
             f"photographs: expected attributes in the table, such as CelebA's ({', '.join(grammar.known_names()[:3])}, "
@@ -148,7 +155,7 @@ def _make_faces(
     if len(upstream) == 2:
         here, elsewhere = _attributes_of_photographs(faceset)
     else:
-        here = faceset.table[rendered.attribute_names(faceset.table)]
+        here = faceset.table[_told_of(faceset.table)]
         another = [(int(i), int(k) + config["views"]) for i, k in faceset.table[["identity", "view"]].to_numpy()]
         elsewhere = rendered.attributes(another, upstream[2], world_seed)[list(here)]
     tensors = {
@@ -278,9 +285,11 @@ def _read_refinement(section: DiFace, folder: Path) -> Refinement:
 # ----------------------------------------------------------------------------------------------------------- the rivals
 
 
-def rivals(section: DiFace) -> list[tuple[str, str]]:
-    """Kind and encoder of every baseline that is trained."""
-    return [*((kind, section.encoder) for kind in BASELINES), ("classifier", "maps")]
+def rivals(profile: Profile) -> list[tuple[str, str]]:
+    """Kind and encoder of every baseline that is trained; an ONNX file in the place of E has no maps to look at."""
+    black_box = profile.weights.get("reference", "").endswith(".onnx")
+    maps = [] if black_box else [("classifier", "maps")]
+    return [*((kind, profile.diface.encoder) for kind in BASELINES), *maps]
 
 
 def baseline_recipe(profile: Profile, kind: str, encoder: str | None = None) -> Recipe:
@@ -373,7 +382,7 @@ def load_beliefs(profile: Profile, store: Store, role: str, method: str) -> np.n
 
 def _make_pixels(section: RecogniserTraining, folder: Path, upstream: tuple[Path, ...]) -> None:
     faces, *others = (FaceSet.load(path) for path in upstream)
-    names = [name for name in rendered.attribute_names(faces.table) if name in grammar.known_names()]
+    names = _told_of(faces.table)
     side, present = faces.images.shape[1], torch.from_numpy(faces.table[names].to_numpy(np.float32, copy=True))
     backbone = replace(recognisers.network_config(section), input_size=side, dropout=0.2)
     with seeded(section.seed):

@@ -239,7 +239,7 @@ def recipes(profile: Profile) -> list[Recipe]:
     """What notebook 03 needs once: networks and the population; the lines of the study are ``study_recipes``."""
     section = profile.diface
     networks = [denoiser_recipe(profile, section), *(refinement_recipe(profile, s) for s in (section, ours(section)))]
-    baselines = [baseline_recipe(profile, kind, encoder) for kind, encoder in rivals(section)]
+    baselines = [baseline_recipe(profile, kind, encoder) for kind, encoder in rivals(profile)]
     return [*networks, *baselines, pixels_recipe(profile), population_recipe(profile), words.reader_recipe(profile)]
 
 

@@ -22,7 +22,14 @@ from facetransport.companion.experiments.diface import (
 from facetransport.companion.experiments.fitting import MODEL, fit
 from facetransport.companion.profiles import DiFace, Profile, Words, as_config
 from facetransport.devices import device
-from facetransport.diffusion.statements import ClauseReader, NetworkReader, Reader, StatementReader, statement_loss
+from facetransport.diffusion.statements import (
+    ENOUGH,
+    ClauseReader,
+    NetworkReader,
+    Reader,
+    StatementReader,
+    statement_loss,
+)
 from facetransport.evaluation.described import captions_of, text_encoder
 from facetransport.tensors import read_model, save_model, seeded
 from facetransport.training import TrainingConfig
@@ -67,7 +74,7 @@ def _make_reader(section: Words, folder: Path, upstream: tuple[Path, ...]) -> No
         section.batch,
         section.lr,
         section.seed,
-        ema=0.998 if section.steps > 1000 else 0.9,
+        ema=0.998,
         warmup=min(100, section.steps // 10),
         decay="cosine",
         weight_decay=0.01,
@@ -89,6 +96,8 @@ def readings_recipe(profile: Profile, words: str, kind: Kind = "network") -> Rec
     faces = tuple(faces_recipe(profile, role, section.encoder) for role in ROLES)
     reader = (reader_recipe(profile),) if kind == "network" else ()
     make = partial(_make_readings, section, words, sets)
+    if kind == "clauses":
+        config["enough"] = ENOUGH
     return Recipe(
         "diface.readings", config | {"sets": sets}, make, upstream=(*faces, *reader), label=f"{words}, {kind}"
     )
