@@ -33,6 +33,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_new_folder(folder: Path) -> None:
+    """ValueError unless ``folder`` is empty or not there yet: what is in it would be lost."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: holds something already; expected a new or an empty folder")
+
+
 def write_json(path: Path, data: object) -> None:
     """Readable JSON, whole or not at all."""
     with replacing(path) as temporary:

@@ -7,7 +7,8 @@ z_T ~ N(0, I), T denoising steps, decode              images of an identity     
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -176,14 +177,16 @@ def generate_into(
     attribute_guidance: float = 1.0,
     adjustment: float = 0.0,
     share: Share = WHOLE,
+    beginnings: Iterable[Path] = (),
 ) -> FaceSet | None:
     """``generate`` for sets of any size: in shards, on every core, into ``folder``; resumes where a kill stopped it.
 
     Images of identity i depend on (seed, i) and its context only, bit for bit on CPU, whatever the shard, the number
     of workers and the set's size: the set of the first contexts is the beginning of the set of all of them. ``folder``
     also says what was made (plan.json). workers: processes, by default one per core (on CPU; else one). share: (i, n)
-    draws every n-th shard, as one of n jobs on one folder; the last to end joins them, the others return None. The rest
-    as for ``generate``.
+    draws every n-th shard, as one of n jobs on one folder; the last to end joins them, the others return None.
+    beginnings: folders that may hold the finished set of the first contexts: it is copied instead of drawn again. The
+    rest as for ``generate``.
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least one per identity, got {samples}")
@@ -194,19 +197,46 @@ def generate_into(
         settings |= {"attribute_guidance": float(attribute_guidance)}
         told.append(_beside(attributes, contexts.expand(-1, samples, -1)).contiguous())
     settings |= {"adjustment": float(adjustment)} if adjustment else {}
-    plan = settings | {"identities": len(contexts), "samples": samples, "digest": _digest(model, told, adjustment)}
+    plan = _plan(settings, samples, model, told)
     if shards.claim(folder, plan):
         return FaceSet.load(folder)
+    known = _longest(beginnings, lambda n: _plan(settings, samples, model, [data[:n] for data in told]), len(contexts))
     each = max(1, CHUNK // samples)
     parts = [(i, [data[i : i + each].numpy() for data in told]) for i in range(0, len(contexts), each)]
     sizes = [samples * len(part[0]) for _, part in parts]
-    make = partial(_generate_part, model, settings | {"samples_per_identity": samples})
+    make = partial(_generate_part, model, settings | {"samples_per_identity": samples}, known)
     workers = workers if device_of(model.denoiser).type == "cpu" else 1
     return shards.build(folder, parts, sizes, make, workers, f"generating {folder.name}", share)
 
 
-def _generate_part(model: Model, settings: dict[str, Any], part: tuple[int, list[np.ndarray]]) -> FaceSet:
+def _plan(settings: dict[str, Any], samples: int, model: Model, told: Sequence[Tensor]) -> dict[str, Any]:
+    """What a folder says of its set."""
+    digest = _digest(model, told, settings.get("adjustment", 0))
+    return settings | {"identities": len(told[0]), "samples": samples, "digest": digest}
+
+
+def _longest(folders: Iterable[Path], plan: Callable[[int], dict[str, Any]], people: int) -> tuple[Path, int] | None:
+    """The largest finished set among ``folders`` that is the beginning of this one, and how many people it has.
+
+    plan: of the first n people; who differs in more than these is not asked for its digest, which takes time.
+    """
+    found, mine = [], {k: v for k, v in plan(people).items() if k not in ("identities", "digest")}
+    for folder in folders:
+        if (folder / shards.PLAN).is_file() and (folder / shards.TABLE).is_file():
+            there = json.loads((folder / shards.PLAN).read_text(encoding="utf-8"))
+            alike = {k: v for k, v in there.items() if k not in ("identities", "digest")} == mine
+            if alike and there["identities"] < people and there == plan(there["identities"]):
+                found.append((folder, int(there["identities"])))
+    return max(found, key=lambda one: one[1], default=None)
+
+
+def _generate_part(
+    model: Model, settings: dict[str, Any], known: tuple[Path, int] | None, part: tuple[int, list[np.ndarray]]
+) -> FaceSet:
     first, (contexts, *rest) = part
+    if known and first + len(contexts) <= known[1]:
+        samples = settings["samples_per_identity"]
+        return FaceSet.load(known[0]).select(slice(first * samples, (first + len(contexts)) * samples))
     attributes = torch.from_numpy(rest[0]) if rest else None
     with _one_thread():
         identities = range(first, first + len(contexts))

@@ -13,6 +13,8 @@ import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,9 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     sets.add_argument("--guidance", type=float, metavar="S", help="1: the conditional model, as published")
     sets.add_argument("--cpd", type=float, metavar="P", help="of the network")
     sets.add_argument("--variant", help="another network: a name in idiff_face_variants")
-    sets.add_argument(
-        "--shard", type=_share, metavar="I/N", help="draw every N-th part, one of N jobs; then once without, to join"
-    )
+    _shard_option(sets, "draw")
     _profile_option(sets)
     execute = _command(commands, "execute", _execute, "run one notebook into figures/<profile>/notebooks")
     execute.add_argument("notebook", type=Path)
@@ -99,20 +99,59 @@ def _parser() -> argparse.ArgumentParser:
     faces.add_argument(
         "--geometry", choices=("detect", "whole", "insightface"), help="folders, ffhq, webdataset: where the face is"
     )
+    faces.add_argument(
+        "--detector", type=Path, metavar="FILE", help="InsightFace's SCRFD or RetinaFace (.onnx); default: dlib's"
+    )
     faces.add_argument("--split", choices=("train", "val", "test"), help="celeba: by default all")
     faces.add_argument(
         "--broken", choices=("refuse", "skip"), default="refuse", help="what becomes of files that cannot be read"
     )
-    faces.add_argument(
-        "--shard", type=_share, metavar="I/N", help="read every N-th part, one of N jobs; then once without, to join"
-    )
+    _shard_option(faces, "read")
     faces.add_argument("--grey", choices=("refuse", "repeat"), default="refuse", help="what becomes of grey images")
     inspect = _command(commands, "inspect", _inspect, "describe a FaceSet folder: images, identities, size, columns")
     inspect.add_argument("folder", type=Path)
+    moved = _command(commands, "align", _align, "a FaceSet folder brought into the template, and what could not be")
+    moved.add_argument("folder", type=Path)
+    moved.add_argument("out", type=Path, help="the folder to write; an interrupted run goes on there")
+    moved.add_argument(
+        "--detector", type=Path, metavar="FILE", help="InsightFace's SCRFD or RetinaFace (.onnx); default: dlib's"
+    )
+    moved.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.03,
+        help="how far off landmarks may be, in sides of an image; default: 0.03",
+    )
+    moved.add_argument(
+        "--on-failure",
+        choices=("drop_image", "drop_identity", "keep"),
+        default="drop_image",
+        help="what becomes of those",
+    )
+    moved.add_argument(
+        "--identities", type=int, metavar="N", help="the first N people that are left; the others are spare"
+    )
+    _shard_option(moved, "align")
+    told = _command(commands, "annotate", _annotate, "a FaceSet folder with ages and poses, by models of yours")
+    told.add_argument("folder", type=Path)
+    told.add_argument("out", type=Path, help="a new folder")
+    told.add_argument("--age", type=Path, metavar="FILE", help="InsightFace's genderage.onnx: age, Male")
+    told.add_argument("--pose", type=Path, metavar="FILE", help="InsightFace's 1k3d68.onnx: yaw, pitch, roll")
+    embedded = _command(commands, "embed", _embed, "a FaceSet folder's embeddings, embeddings.npy beside its table")
+    embedded.add_argument("folder", type=Path)
+    embedded.add_argument("out", type=Path, help="the folder to write; an interrupted run goes on there")
+    embedded.add_argument(
+        "--recogniser", default="reference", metavar="R", help="as for `evaluate`; default: reference"
+    )
+    embedded.add_argument("--plain", action="store_true", help="without the mirror image")
+    _shard_option(embedded, "embed")
+    _profile_option(embedded)
     export = _command(commands, "export", _export, "a FaceSet folder as files that other people's code reads")
     export.add_argument("folder", type=Path)
-    export.add_argument("out", type=Path, help="a new folder")
-    export.add_argument("--format", choices=("imagefolder", "recordio", "webdataset"), required=True)
+    export.add_argument("out", type=Path, help="a new folder; for verification a new .bin file")
+    export.add_argument("--format", choices=("imagefolder", "recordio", "webdataset", "verification"), required=True)
+    export.add_argument("--pairs", type=int, default=6000, metavar="P", help="of verification; default: 6000, as LFW")
+    export.add_argument("--seed", type=int, default=0, help="of these pairs; default: 0")
     search = _command(commands, "search", _search, "whom of the rendered gallery a description fits best (DiFace)")
     search.add_argument("description", help="in words, such as 'a young woman with red hair and glasses'")
     search.add_argument("--top", type=int, default=10, metavar="K", help="how many to list; default: 10")
@@ -137,7 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     tested.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     _profile_option(tested)
     rows = _command(commands, "benchmark", _benchmark, "train recognisers from nothing on sets, test them: a table")
-    rows.add_argument("rows", nargs="+", metavar="ROW", help="of notebook 10, or such as uniform.cpd25.5000x16.flip")
+    rows.add_argument(
+        "rows",
+        nargs="+",
+        metavar="ROW",
+        help="of notebook 10, or such as uniform.cpd25.5000x16.flip; 5000+25x16: aligned, 25 people to spare",
+    )
     rows.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="default: the profile's")
     rows.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     _profile_option(rows)
@@ -180,6 +224,12 @@ def _command(commands: Any, name: str, run: Any, text: str, warns: bool = False)
     parser = commands.add_parser(name, help=text, description=text, epilog=RESPONSIBLE if warns else None)
     parser.set_defaults(run=run)
     return parser
+
+
+def _shard_option(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument(
+        "--shard", type=_share, metavar="I/N", help=f"{verb} every N-th part, one of N jobs; then once without, to join"
+    )
 
 
 def _profile_option(parser: argparse.ArgumentParser) -> None:
@@ -377,7 +427,73 @@ def _collection(options: argparse.Namespace) -> Any:
     takes = (geometries | {"celeba": {"split"}}).get(options.kind, set())
     if set(given) - takes:
         raise ValueError(f"--{(set(given) - takes).pop()}: not for {options.kind}; leave it out")
-    return readers[options.kind](options.source, grey=options.grey, **given)
+    found = readers[options.kind](options.source, grey=options.grey, **given)
+    if options.detector is None:
+        return found
+    if found.geometry != "detect":
+        raise ValueError(
+            f"--detector: {options.kind} is not searched for faces; leave it out, or add --geometry detect"
+        )
+    return replace(found, detector=_detector(options.detector))
+
+
+def _detector(file: Path | None) -> Any:
+    """In sets of aligned faces dlib's needs a border; in photographs it is the collection's own."""
+    from facetransport.data import detection
+
+    return detection.onnx_detector(file) if file else detection.dlib_detector()
+
+
+def _align(options: argparse.Namespace) -> int:
+    """FOLDER OUT: write a FaceSet, list in OUT/failures.csv what is not in the template, say how many."""
+    from facetransport.data.aligning import TOLERANCE, align_into
+    from facetransport.data.faceset import FaceSet
+
+    side = FaceSet.load(options.folder).images.shape[1]
+    done = align_into(
+        options.out,
+        options.folder,
+        _detector(options.detector),
+        TOLERANCE * side if options.tolerance is None else options.tolerance,
+        options.on_failure,
+        options.identities,
+        share=options.shard or devices.WHOLE,
+    )
+    if done is None:
+        print(f"aligned      a share of {options.out}; once all jobs have ended, run the command without --shard")
+        return 0
+    with files.replacing(options.out / "failures.csv") as temporary:
+        done[1].to_csv(temporary, index=False)
+    print(f"written      {options.out}\nnot aligned  {len(done[1])}, listed in failures.csv")
+    return _inspect(argparse.Namespace(folder=options.out))
+
+
+def _annotate(options: argparse.Namespace) -> int:
+    from facetransport.data import annotation
+
+    asked = ((annotation.age_by, options.age), (annotation.pose_by, options.pose))
+    looks = [make(file) for make, file in asked if file]
+    if not looks:
+        raise ValueError("expected --age FILE, --pose FILE or both: models of InsightFace's packs, by your path")
+    annotation.annotate_into(options.out, options.folder, looks)
+    print(f"written      {options.out}")
+    return _inspect(argparse.Namespace(folder=options.out))
+
+
+def _embed(options: argparse.Namespace) -> int:
+    from facetransport.companion import evaluating
+    from facetransport.recognition.embedded import embed_into
+
+    named, profile = options.recogniser, _chosen_profile(options)
+    recogniser = evaluating.open_recogniser(named, profile, artifacts.default_store(), not options.plain)
+    made_by = files.file_digest(Path(named)) if Path(named).is_file() else profile.name
+    made_by += " plain" if options.plain else ""
+    found = embed_into(options.out, options.folder, recogniser, made_by, options.shard or devices.WHOLE)
+    if found is None:
+        print(f"embedded     a share of {options.out}; once all jobs have ended, run the command without --shard")
+    else:
+        print(f"written      {options.out}: {found.shape[0]} embeddings of {found.shape[1]} numbers, {recogniser.name}")
+    return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -395,7 +511,10 @@ def _export(options: argparse.Namespace) -> int:
     from facetransport.data import exporting
     from facetransport.data.faceset import FaceSet
 
-    print(f"written      {exporting.FORMATS[options.format](FaceSet.load(options.folder), options.out)}")
+    writers = exporting.FORMATS | {
+        "verification": partial(exporting.verification, pairs=options.pairs, seed=options.seed)
+    }
+    print(f"written      {writers[options.format](FaceSet.load(options.folder), options.out)}")
     return 0
 
 

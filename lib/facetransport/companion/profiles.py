@@ -23,7 +23,14 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAd
 from pydantic.dataclasses import dataclass
 
 FOLDER = Path(__file__).with_name("profiles")
-GIVEN = ("autoencoder", "reference", "judge", "idiff_face", "unconditional")  # networks that a file can stand for
+GIVEN: dict[str, tuple[str, ...]] = {  # network -> what files that stand for it end in
+    "autoencoder": (".safetensors",),
+    "reference": (".safetensors", ".onnx"),
+    "judge": (".safetensors", ".onnx"),
+    "idiff_face": (".safetensors",),
+    "unconditional": (".safetensors",),
+    "detector": (".onnx",),  # of faces, in generated images; without one dlib's
+}
 ROLES = ("generator", "train", "val", "test", "authentic", "encoder", "gallery")  # order fixes who is in a role: append
 VARIABLE = "FACETRANSPORT_PROFILE"
 NAME = re.compile(r"[A-Za-z0-9_][\w. -]*")
@@ -452,7 +459,7 @@ class Profile:
         unknown = sorted(set(self.weights) - set(GIVEN))
         require(not unknown, f"weights: expected networks among {', '.join(GIVEN)}; got {', '.join(unknown)}")
         for name, path in self.weights.items():
-            kinds = (".safetensors", ".onnx") if name in ("reference", "judge") else (".safetensors",)
+            kinds = GIVEN[name]
             require(path.endswith(kinds), f"weights.{name}: expected a file ending in {' or '.join(kinds)}, got {path}")
         taken = sorted(set(self.tests) & {"rendered", "orl", "val", "step", "loss"})
         require(not taken, f"tests: {', '.join(taken)} is the name of something else; take another")

@@ -7,61 +7,26 @@ a row of a frame either way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
-import cv2
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from facetransport.data import detection
+from facetransport.data import shards
 from facetransport.data.alignment import similarity, transform_points, warp
+from facetransport.data.detection import Detector
 from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
-from facetransport.data.template import template
+from facetransport.devices import WHOLE, Share
+from facetransport.files import file_digest
 
-OFF = "off_template"  # the column of distances
-
-
-@dataclass(frozen=True)
-class Detector:
-    """Finds a face's landmarks, and knows where they lie in an aligned image.
-
-    find: uint8 (H, W, 3), RGB -> (P, 2) pixels (x right, y down), None where there is no face.
-    target: side of an aligned image -> (P, 2), the places of the same points in it.
-    """
-
-    find: Callable[[np.ndarray], np.ndarray | None]
-    target: Callable[[float], np.ndarray]
-
-
-def dlib_detector(upscale: float = 3.0, border: int = 16) -> Detector:
-    """dlib's HOG detector and five points (eye corners, base of the nose). Arguments as for ``detection.detect``."""
-    return Detector(partial(detection.detect, upscale=upscale, border=border), _dlib_target)
-
-
-def _dlib_target(size: float) -> np.ndarray:
-    return transform_points(detection.MEAN_FACE, detection.chip_to_template(int(size)))
-
-
-def insightface_detector(model: Any, border: int = 0) -> Detector:
-    """An InsightFace detector (SCRFD or RetinaFace, prepared; or a ``FaceAnalysis``): the face nearest to the centre.
-
-    border: pixels replicated around the image, for the search alone; these detectors miss faces that fill an image.
-    """
-    return Detector(partial(_find_central, getattr(model, "det_model", model), border), template)
-
-
-def _find_central(model: Any, border: int, image: np.ndarray) -> np.ndarray | None:
-    padded = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE)
-    boxes, points = model.detect(padded[:, :, ::-1])  # BGR
-    if not len(boxes):
-        return None
-    centres = (boxes[:, :2] + boxes[:, 2:4]) / 2
-    middle = np.array([padded.shape[1], padded.shape[0]]) / 2
-    return points[np.linalg.norm(centres - middle, axis=1).argmin()].astype(np.float64) - border
+OFF, ROW = "off_template", "row"  # columns: pixels from the template, place in the set that was aligned
+TOLERANCE = 0.04  # sides of an image: 9 of 10 renders are within it by dlib's points, which are no better than that
+PART = 256  # images that a shard holds, or a little more: those of one person stay together
+Failing = Literal["keep", "drop_image", "drop_identity"]
 
 
 def align_faceset(
@@ -69,7 +34,7 @@ def align_faceset(
     detect: Detector,
     tolerance: float,
     realign: bool = False,
-    on_failure: Literal["keep", "drop_image", "drop_identity"] = "keep",
+    on_failure: Failing = "keep",
 ) -> tuple[FaceSet, pd.DataFrame]:
     """The faces of a set that are in the template, and a frame of those that are not.
 
@@ -78,7 +43,7 @@ def align_faceset(
     becomes of failures, each of them unchanged: kept, dropped, or dropped with all images of their identity.
     Returns the set, its table with a column ``off_template`` (pixels, after realignment; NaN without a face), and the
     failures: row (in ``faceset``), identity, reason ("no face found" or "too far"), distance (pixels).
-    Memory: realigned sets are held whole; identities do not depend on each other, so large ones can go in slices.
+    Memory: realigned sets are held whole; `align_into` takes any size.
     """
     _check(faceset, tolerance, on_failure)
     target = detect.target(faceset.images.shape[1])
@@ -93,6 +58,77 @@ def align_faceset(
     moved = _moved(faceset, {row: move for row, move in moves.items() if not failed[row]})
     result = FaceSet(moved.images, moved.table.assign(**{OFF: off}))
     return result.select(_kept(faceset.identity, failed, on_failure)), _failures(faceset, off, failed)
+
+
+def align_into(
+    folder: Path,
+    source: Path,
+    detect: Detector,
+    tolerance: float,
+    on_failure: Failing = "drop_image",
+    identities: int | None = None,
+    workers: int | None = None,
+    share: Share = WHOLE,
+) -> tuple[FaceSet, pd.DataFrame] | None:
+    """`align_faceset`, realigning, of the FaceSet in the folder ``source``, of any size: in shards, on every core, into
+    ``folder``; resumes where a kill stopped it.
+
+    The table gains ``off_template`` and ``row``, the place in ``source``; people come in order of identity.
+    identities: how many people stay, the first ones; what is drawn beyond them is spare for those who fail (papers.md
+    2.5: 10,050 for 10,000). share: (i, n) aligns every n-th shard, as one of n jobs on one folder; the last to end
+    joins them, the others return None. ValueError where fewer people are left than asked for.
+    """
+    faces = FaceSet.load(source)
+    _check(faces, tolerance, on_failure)
+    plan = {"source": file_digest(source / "table.npz"), "detector": detect.name, "tolerance": tolerance}
+    plan |= {"on_failure": on_failure, "identities": identities}
+    if not shards.claim(folder, plan):
+        make = partial(_align_part, source, detect, tolerance, on_failure)
+        parts = _whole_people(faces.identity)
+        sizes, first = [len(part) for part in parts], partial(_rows_of_first, identities)
+        if shards.build(folder, parts, sizes, make, workers, f"aligning {folder.name}", share, first) is None:
+            return None
+    aligned = FaceSet.load(folder)
+    return aligned, _lost(faces, aligned, detect, tolerance)
+
+
+def _whole_people(identity: np.ndarray) -> list[np.ndarray]:
+    """Rows of consecutive people, about PART of them together."""
+    order = np.argsort(identity, kind="stable")
+    people = np.split(order, np.flatnonzero(np.diff(identity[order])) + 1)
+    part = np.cumsum([len(rows) for rows in people]) // PART
+    return [np.concatenate([people[i] for i in np.flatnonzero(part == number)]) for number in np.unique(part)]
+
+
+def _align_part(source: Path, detect: Detector, tolerance: float, on_failure: Failing, rows: np.ndarray) -> FaceSet:
+    faces = FaceSet.load(source).select(rows)
+    numbered = FaceSet(faces.images, faces.table.assign(**{ROW: rows}))
+    return align_faceset(numbered, detect, tolerance, True, on_failure)[0]
+
+
+def _rows_of_first(identities: int | None, table: pd.DataFrame) -> int:
+    """How many rows the first people have, all of them without a number."""
+    if identities is None:
+        return len(table)
+    starts = np.unique(table["identity"], return_index=True)[1]
+    if not 1 <= identities <= len(starts):
+        raise ValueError(
+            f"identities: expected 1 to {len(starts)}, as many people as could be aligned, got {identities}; "
+            "draw more to spare, or ask for fewer"
+        )
+    return len(table) if identities == len(starts) else int(starts[identities])
+
+
+def _lost(faces: FaceSet, aligned: FaceSet, detect: Detector, tolerance: float) -> pd.DataFrame:
+    """The failures of `align_faceset`: of what was kept nevertheless, and of what is gone, looked at again."""
+    kept = _failures(aligned, aligned.table[OFF].to_numpy(), ~(aligned.table[OFF].to_numpy() <= tolerance))
+    kept = kept.assign(row=aligned.table[ROW].to_numpy()[kept["row"]])
+    gone = np.setdiff1d(np.arange(len(faces)), aligned.table[ROW])
+    if not len(gone):
+        return kept
+    failures = align_faceset(faces.select(gone), detect, tolerance, True)[1]
+    lost = failures.assign(row=gone[failures["row"]])
+    return pd.concat([kept, lost]).sort_values("row", ignore_index=True) if len(kept) else lost
 
 
 def _check(faceset: FaceSet, tolerance: float, on_failure: str) -> None:

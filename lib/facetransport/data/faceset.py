@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,16 @@ class FaceSet:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name}: not there; a FaceSet folder holds images.npy and table.npz")
         return cls(np.load(folder / "images.npy", mmap_mode="r"), load_table(folder / "table.npz"))
+
+
+def link_images(source: Path, folder: Path) -> None:
+    """The images of the FaceSet in ``source``, in ``folder`` too: one file by a hard link where the disk allows it."""
+    target = folder / "images.npy"
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source / "images.npy")
+    except OSError:
+        shutil.copyfile(source / "images.npy", target)
 
 
 def save_table(table: pd.DataFrame, path: Path) -> None:

@@ -20,8 +20,9 @@ import pandas as pd
 from filelock import FileLock
 from PIL import Image, ImageOps
 
-from facetransport.data import detection, shards
-from facetransport.data.alignment import estimate, from_112, transform_points, warp
+from facetransport.data import shards
+from facetransport.data.alignment import estimate, from_112, similarity, transform_points, warp
+from facetransport.data.detection import DLIB, Detector
 from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
 from facetransport.data.template import ARCFACE_112
 from facetransport.devices import WHOLE, Share
@@ -35,7 +36,6 @@ COLOUR, GREY = ("RGB", "RGBA", "P", "CMYK", "YCbCr"), ("1", "L", "LA")  # modes 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF", "JPEG2000")
 MOST = 64_000_000  # pixels, of the largest cameras; more take gigabytes in each process
 PART = 256  # photographs a shard
-DETECTOR_SIDE = 250  # pixels that smaller photographs are enlarged to for the search: dlib finds faces of 80 and more
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,15 @@ class Collection:
     table: a row each, with ``identity`` (int), ``source`` (text, unique) and what else is known.
     read: source -> uint8 (H, W, 3), RGB; it travels to other processes.
     geometry: where the face is. "landmarks": at the five points in the table, in pixels of the photograph;
-        "insightface": photographs are InsightFace's 112-pixel crops; "detect": where dlib finds it; "whole": the
+        "insightface": photographs are InsightFace's 112-pixel crops; "detect": where a detector finds it; "whole": the
         photograph is square and used as it is, as IDiff-Face uses FFHQ.
+    detector: for "detect"; by default dlib's.
     """
 
     table: pd.DataFrame
     read: Callable[[str], np.ndarray]
     geometry: Geometry
+    detector: Detector = DLIB
 
     def __post_init__(self) -> None:
         if self.geometry not in get_args(Geometry):
@@ -103,25 +105,33 @@ def read_file(root: Path, grey: Grey, source: str) -> np.ndarray:
     return decode(path.read_bytes(), str(path), grey)
 
 
-def aligned(image: np.ndarray, landmarks: np.ndarray | None, geometry: Geometry, size: int) -> Face | None:
+def aligned(
+    image: np.ndarray,
+    landmarks: np.ndarray | None,
+    geometry: Geometry,
+    size: int,
+    detector: Detector = DLIB,
+) -> Face | None:
     """uint8 (size, size, 3) in the template and the landmarks (5, 2) there; None where no face was found.
 
-    landmarks: (5, 2) pixels of ``image``, where known.
+    landmarks: (5, 2) pixels of ``image``, where known. detector: for the geometry "detect".
     """
-    matrix = _to_template(image, landmarks, geometry, size)
+    matrix = _to_template(image, landmarks, geometry, size, detector)
     if matrix is None:
         return None
     points = ARCFACE_112 if geometry == "insightface" and landmarks is None else landmarks
     return warp(image, matrix, size), None if points is None else transform_points(points, matrix)
 
 
-def _to_template(image: np.ndarray, landmarks: np.ndarray | None, geometry: Geometry, size: int) -> np.ndarray | None:
+def _to_template(
+    image: np.ndarray, landmarks: np.ndarray | None, geometry: Geometry, size: int, detector: Detector
+) -> np.ndarray | None:
     height, width = image.shape[:2]
     if geometry == "landmarks":
         return estimate(np.asarray(landmarks), size)
     if geometry == "detect":
-        points = detection.detect(image, max(1.0, DETECTOR_SIDE / min(height, width)))
-        return None if points is None else detection.to_template(points, size)
+        points = detector.find(image)
+        return None if points is None else similarity(points, detector.target(size))
     side = 112 if geometry == "insightface" else width
     if (height, width) != (side, side):
         raise ValueError(f"expected {side} x {side} pixels for geometry {geometry!r}, got {width} x {height}")
@@ -157,9 +167,10 @@ def to_shards(
     return None. `to_faceset` afterwards reads what they made, or makes what is missing."""
     rows = [collection.table.iloc[i : i + PART] for i in range(0, len(collection.table), PART)]
     plan = {"size": size, "geometry": collection.geometry, "photographs": _digest(collection)}
+    plan |= {"detector": collection.detector.name} if collection.geometry == "detect" else {}
     if shards.claim(folder, plan):
         return FaceSet.load(folder)
-    make = partial(_part, collection.read, collection.geometry, size, broken)
+    make = partial(_part, collection.read, collection.geometry, collection.detector, size, broken)
     return shards.build(folder, rows, [len(part) for part in rows], make, workers, f"reading {folder.name}", share)
 
 
@@ -172,10 +183,15 @@ def _why(read: Callable[[str], np.ndarray], source: str) -> str:
 
 
 def _part(
-    read: Callable[[str], np.ndarray], geometry: Geometry, size: int, broken: Broken, table: pd.DataFrame
+    read: Callable[[str], np.ndarray],
+    geometry: Geometry,
+    detector: Detector,
+    size: int,
+    broken: Broken,
+    table: pd.DataFrame,
 ) -> FaceSet:
     """The faces of some rows; rows without one are left out."""
-    found = [_one(read, geometry, size, broken, row) for _, row in table.iterrows()]
+    found = [_one(read, geometry, detector, size, broken, row) for _, row in table.iterrows()]
     images = [face[0] for face in found if face]
     table = table[[face is not None for face in found]].reset_index(drop=True)
     points = [face[1] for face in found if face and face[1] is not None]
@@ -185,7 +201,12 @@ def _part(
 
 
 def _one(
-    read: Callable[[str], np.ndarray], geometry: Geometry, size: int, broken: Broken, row: pd.Series
+    read: Callable[[str], np.ndarray],
+    geometry: Geometry,
+    detector: Detector,
+    size: int,
+    broken: Broken,
+    row: pd.Series,
 ) -> Face | None:
     known = set(LANDMARK_COLUMNS) <= set(row.index)
     landmarks = row[list(LANDMARK_COLUMNS)].to_numpy(np.float64).reshape(5, 2) if known else None
@@ -196,7 +217,7 @@ def _one(
             return None
         raise
     try:
-        return aligned(image, landmarks, geometry, size)
+        return aligned(image, landmarks, geometry, size, detector)
     except ValueError as error:
         raise ValueError(f"{row['source']}: {error}") from None
 

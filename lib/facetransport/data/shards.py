@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -24,6 +24,9 @@ from tqdm.auto import tqdm
 from facetransport.data.faceset import FaceSet, load_table, save_table
 from facetransport.devices import WHOLE, Share, cores
 from facetransport.files import replacing, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLAN, TABLE = "plan.json", "table.npz"  # the table is written last
 THREADS = "OMP_NUM_THREADS"  # heeded by numpy's and torch's libraries when they are loaded
@@ -39,33 +42,37 @@ def build(
     workers: int | None = None,
     label: str = "",
     share: Share = WHOLE,
+    first: Callable[[pd.DataFrame], int] = len,
 ) -> FaceSet | None:
     """The FaceSet of all parts, in order, written into ``folder`` (images.npy, table.npz).
 
     sizes: images of each part. workers: processes, by default one per core; a call from a script needs the usual
     ``if __name__ == "__main__"``. label: of the progress bar. share: (i, n) writes parts i, i + n, ... only, as one of
-    n jobs on one folder; the one that ends last joins them, the others return None. Raises DiskFull where there is no
-    room.
+    n jobs on one folder; the one that ends last joins them, the others return None. first: how many rows of the whole
+    table stay, by default all. Raises DiskFull where there is no room.
     """
     if not parts or len(parts) != len(sizes):
         raise ValueError(f"parts: expected at least one, and a size for each, got {len(parts)} and {len(sizes)} sizes")
-    mine = _mine(len(parts), share)
-    todo = [i for i in mine if not _images(folder, i).is_file()]
+    mine = mine_of(len(parts), share)
+    todo = [i for i in mine if not part_file(folder, i).is_file()]
     with tqdm(total=sum(sizes[i] for i in mine), unit="image", desc=label, disable=None) as bar:
         bar.update(sum(sizes[i] for i in mine) - sum(sizes[i] for i in todo))
         for done in _write_all(folder, [(i, parts[i]) for i in todo], make, workers or cores()):
             bar.update(sizes[done])
-    return _joined(folder, len(parts)) if share == WHOLE else _joined_by_the_last(folder, len(parts))
+    join = _joined if share == WHOLE else _joined_by_the_last
+    return join(folder, len(parts), first)
 
 
-def _joined_by_the_last(folder: Path, count: int) -> FaceSet | None:
+def _joined_by_the_last(folder: Path, count: int, first: Callable[[pd.DataFrame], int]) -> FaceSet | None:
     with FileLock(folder / "shard-join.lock"):  # goes when the parts go
         if (folder / TABLE).is_file():
             return FaceSet.load(folder)  # the last two ended together
-        return _joined(folder, count) if all(_images(folder, i).is_file() for i in range(count)) else None
+        there = all(part_file(folder, i).is_file() for i in range(count))
+        return _joined(folder, count, first) if there else None
 
 
-def _mine(count: int, share: Share) -> range:
+def mine_of(count: int, share: Share) -> range:
+    """Numbers of the parts that a job writes."""
     index, jobs = share
     if not 0 <= index < jobs:
         raise ValueError(f"share: expected (i, n) with 0 <= i < n, got {share}")
@@ -88,7 +95,7 @@ def claim(folder: Path, plan: Mapping[str, Any]) -> bool:
         raise ValueError(f"{folder}: {_difference(begun, wanted)}; use another folder, or delete this one")
     finished = (folder / TABLE).is_file()
     if finished:
-        _remove_parts(folder)
+        remove_parts(folder)
     return finished
 
 
@@ -100,49 +107,54 @@ def _difference(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 # --------------------------------------------------------------------------------------------------------- the parts
 
 
-def _images(folder: Path, number: int) -> Path:
+def part_file(folder: Path, number: int) -> Path:
+    """Where a part's array is written; it is there when the part is complete."""
     return folder / f"shard-{number:06d}.npy"
 
 
 def _table(folder: Path, number: int) -> Path:
-    return _images(folder, number).with_suffix(".table.npz")
+    return part_file(folder, number).with_suffix(".table.npz")
 
 
 def _write(folder: Path, make: Make, number: int, part: Any) -> int:
     made = make(part)
     with replacing(_table(folder, number)) as temporary:
         save_table(made.table, temporary)
-    with replacing(_images(folder, number)) as temporary:  # last: a part with images is complete
+    with replacing(part_file(folder, number)) as temporary:  # last: a part with images is complete
         np.save(temporary, made.images)
     return number
 
 
-def _joined(folder: Path, count: int) -> FaceSet:
+def _joined(folder: Path, count: int, first: Callable[[pd.DataFrame], int]) -> FaceSet:
     import pandas as pd  # a second, for who only reads
 
     tables = [load_table(_table(folder, i)) for i in range(count)]
+    table = pd.concat(tables, ignore_index=True)
+    rows = first(table)
     with replacing(folder / "images.npy") as temporary:
-        _stream(folder, [len(table) for table in tables], temporary)
+        _stream(folder, [len(table) for table in tables], rows, temporary)
     with replacing(folder / TABLE) as temporary:
-        save_table(pd.concat(tables, ignore_index=True), temporary)
-    _remove_parts(folder)
+        save_table(table.iloc[:rows], temporary)
+    remove_parts(folder)
     return FaceSet.load(folder)
 
 
-def _stream(folder: Path, sizes: Sequence[int], target: Path) -> None:
-    """One .npy file of all parts' images: a header, then their bytes (a memory map would count as memory)."""
-    shape = np.load(_images(folder, 0), mmap_mode="r").shape[1:]
-    header = {"descr": "|u1", "fortran_order": False, "shape": (sum(sizes), *shape)}
+def _stream(folder: Path, sizes: Sequence[int], rows: int, target: Path) -> None:
+    """One .npy file of the parts' first images: a header, then their bytes (a memory map would count as memory)."""
+    shape = np.load(part_file(folder, 0), mmap_mode="r").shape[1:]
+    header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *shape)}
     with target.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for i, size in enumerate(sizes):
-            images = np.load(_images(folder, i))
+            images = np.load(part_file(folder, i))
             if images.shape != (size, *shape):
-                raise ValueError(f"{_images(folder, i)}: expected images {(size, *shape)}, got {images.shape}")
-            file.write(images.data)
+                raise ValueError(f"{part_file(folder, i)}: expected images {(size, *shape)}, got {images.shape}")
+            file.write(images[:rows].data)
+            rows -= min(rows, size)
 
 
-def _remove_parts(folder: Path) -> None:
+def remove_parts(folder: Path) -> None:
+    """Once they are joined."""
     for path in [*folder.glob("shard-*"), *folder.glob(".*-shard-*")]:  # and what a kill left of `replacing`
         path.unlink()
 

@@ -7,9 +7,10 @@ one-dimensional arrays of bytes or booleans are understood, and all else is refu
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from facetransport.data.photographs import Collection, Grey, decode
+from facetransport.files import replacing
 
 MOST = 10_000_000  # opcodes; the largest published set has a hundred thousand
 
@@ -66,6 +68,14 @@ def read(path: Path) -> Pairs:
     if not len(labels) or len(encoded) != 2 * len(labels):
         raise ValueError(f"{path}: expected two images a pair, got {len(encoded)} images and {len(labels)} pairs")
     return Pairs(encoded, labels)
+
+
+def write(path: Path, images: Sequence[bytes], same: np.ndarray) -> None:
+    """A file as InsightFace's tools read it: 2 P encoded images, pair by pair, and bool (P,)."""
+    if len(images) != 2 * len(same) or not len(same):
+        raise ValueError(f"images: expected two a pair, got {len(images)} for {len(same)} pairs")
+    with replacing(path) as temporary:
+        temporary.write_bytes(pickle.dumps((list(images), np.asarray(same, bool).tolist()), protocol=4))
 
 
 def _bytes(image: Any) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facetransport import zoo
 from facetransport.data.faceset import to_uint8
 from facetransport.files import replacing
 from facetransport.recognition.align import network_input
@@ -53,17 +54,13 @@ class OnnxRecogniser:
 
 def load_arcface(path: Path, providers: list[str] | None = None) -> Any:
     """insightface's ArcFaceONNX of a file; FileNotFoundError or ValueError that says what to do."""
-    if not path.is_file() or path.suffix != ".onnx":
-        raise FileNotFoundError(
-            f"{path}: no such .onnx file; name the recogniser of an InsightFace pack (buffalo_l/w600k_r50.onnx, "
-            "antelopev2/glintr100.onnx; weights for non-commercial research), or write one with export_onnx"
-        )
-    from insightface.model_zoo import ArcFaceONNX, get_model
+    what = (
+        "the recogniser of an InsightFace pack (buffalo_l/w600k_r50.onnx, antelopev2/glintr100.onnx; weights for "
+        "non-commercial research), or write one with export_onnx"
+    )
+    model = zoo.load(path, what, providers)
+    from insightface.model_zoo import ArcFaceONNX
 
-    try:
-        model = get_model(str(path), providers=providers)
-    except Exception as error:
-        raise ValueError(f"{path}: onnxruntime cannot load it ({error}); download or export it again") from error
     if not isinstance(model, ArcFaceONNX):
         raise ValueError(
             f"{path}: insightface takes it for {type(model).__name__}, expected a recogniser with a square input >= 112"

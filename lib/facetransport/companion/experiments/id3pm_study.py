@@ -23,7 +23,6 @@ from facetransport.companion.profiles import Profile, Sampling
 from facetransport.data import detection, orl
 from facetransport.data.alignment import similarity, transform_points, warp
 from facetransport.data.faceset import FaceSet, to_uint8
-from facetransport.data.photographs import DETECTOR_SIDE
 from facetransport.diffusion.conditions import Attributes
 from facetransport.diffusion.sampling import device_of
 from facetransport.evaluation.leakage import nearest
@@ -175,7 +174,7 @@ class Landmarks:
 
 def _places(faces: FaceSet) -> np.ndarray:
     """float64 (N, 10): dlib's points, the eyes' centres at -0.5 and 0.5; NaN where there is no face."""
-    upscale = max(1.0, DETECTOR_SIDE / faces.images.shape[1])
+    upscale = max(1.0, detection.SIDE / faces.images.shape[1])
     found = [detection.detect(image, upscale, orl.BORDER) for image in faces.images]
     return np.array([np.full(10, np.nan) if points is None else _between_eyes(points) for points in found])
 

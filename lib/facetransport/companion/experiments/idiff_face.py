@@ -317,7 +317,9 @@ def _make_set(config: dict[str, Any], share: Share | None, folder: Path, upstrea
     contexts = contexts[:, : config["samples"]] if contexts.ndim == 3 else contexts
     settings = {name: config[name] for name in ("samples", "seed", "solver", "steps", "guidance")}
     settings["temperature"] = config.get("temperature", 1.0)
-    generate_into(folder, _read_model(network, code), contexts, **settings, share=share or devices.share())
+    others = [path for path in folder.parent.iterdir() if path != folder]  # among them the smaller sets of these people
+    model = _read_model(network, code)
+    generate_into(folder, model, contexts, **settings, share=share or devices.share(), beginnings=others)
 
 
 def _read_model(network: Path, code: Sequence[Path]) -> Model:

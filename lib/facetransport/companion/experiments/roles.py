@@ -19,7 +19,7 @@ import numpy as np
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import ROLES, Profile, Role, as_config
 from facetransport.data import orl
-from facetransport.data.faceset import FaceSet, save_table
+from facetransport.data.faceset import FaceSet, link_images, save_table
 from facetransport.files import file_digest
 from facetransport.world import rendered
 from facetransport.world.head import Head, slice_head
@@ -112,11 +112,10 @@ def _take(source: Path, role: str, asked: Role, folder: Path, upstream: tuple[Pa
     rows = even_rows(faces.identity, asked) if role in EVEN else np.arange(len(faces))
     table = faces.table.iloc[rows].reset_index(drop=True)
     save_table(table.assign(view=table.groupby("identity").cumcount()), folder / "table.npz")
+    if np.array_equal(rows, np.arange(len(faces))):
+        link_images(source, folder)
+        return
     (folder / "images.npy").unlink(missing_ok=True)
-    if len(rows) == len(faces):
-        with suppress(OSError):
-            (folder / "images.npy").hardlink_to(source / "images.npy")
-            return
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (len(rows), *faces.images.shape[1:]))
     for i in range(0, len(rows), CHUNK):
         images[i : i + CHUNK] = faces.images[rows[i : i + CHUNK]]

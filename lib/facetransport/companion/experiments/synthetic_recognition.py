@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facetransport.companion.artifacts import Recipe
-from facetransport.companion.experiments import given, id3, recognisers, roles
+from facetransport.companion.experiments import aligned, given, id3, recognisers, roles
 from facetransport.companion.experiments.idiff_face import dataset_recipe
 from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
@@ -106,19 +106,23 @@ def recognition_run(profile: Profile, row: str, seed: int) -> Recipe:
     return run_recipe(profile, faces, row if row.startswith("id3") else f"idiff_face.{row}", augmentation, lr, seed)
 
 
-PUBLISHED = re.compile(r"(?P<kind>\w+)\.cpd(?P<cpd>\d+)\.(?P<n>\d+)x(?P<each>\d+)\.(?P<augmentation>flip|randaugment)")
+PUBLISHED = re.compile(
+    r"(?P<kind>\w+)\.cpd(?P<cpd>\d+)\.(?P<n>\d+)(\+(?P<spare>\d+))?x(?P<each>\d+)\.(?P<augmentation>flip|randaugment)"
+)
 
 
 def _row(profile: Profile, row: str) -> tuple[Recipe, str]:
-    """A row by its name, or one of the paper's own tables: contexts, CPD, people x images and augmentation."""
+    """A row by its name, or one of the paper's own tables: contexts, CPD, people x images and augmentation; with people
+    to spare ("10000+50x50") the images are aligned."""
     rows, asked = recognition_rows(profile), PUBLISHED.fullmatch(row)
     if row in rows:
         return rows[row]
     if not asked:
         raise ValueError(f"row: expected one of {', '.join(rows)}, or such as uniform.cpd25.5000x16.flip; got {row!r}")
     n, each, cpd = int(asked["n"]), int(asked["each"]), int(asked["cpd"]) / 100
-    faces = dataset_recipe(profile, asked["kind"], n, cpd, samples=each, guidance=1.0, temperature=1.0)
-    return faces, asked["augmentation"]
+    drawn = n + int(asked["spare"] or 0)
+    faces = dataset_recipe(profile, asked["kind"], drawn, cpd, samples=each, guidance=1.0, temperature=1.0)
+    return aligned.recipe(profile, faces, n) if asked["spare"] else faces, asked["augmentation"]
 
 
 def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
