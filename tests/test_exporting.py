@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import struct
 import tarfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from facetransport.companion import cli
-from facetransport.data import exporting
+from facetransport.data import exporting, verification_bin
 from facetransport.data.faceset import FaceSet
 
 IDENTITY = [7, 3, 7, 3, 3]
@@ -91,3 +92,56 @@ def test_the_command_writes_each_and_overwrites_nothing(
     command = ["export", str(tmp_path / "set"), str(tmp_path / "out"), "--format", kind]
     assert cli.main(command) == 0 and any((tmp_path / "out").iterdir())
     assert cli.main(command) == 1 and "expected a new or an empty folder" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------- verification sets
+
+
+def people(count: int, each: int) -> FaceSet:
+    """Flat images, each of its own grey, which JPEG keeps to a level or two."""
+    levels = np.arange(count * each)
+    images = np.broadcast_to((levels * 255 // levels[-1])[:, None, None, None], (len(levels), 128, 128, 3))
+    return FaceSet(images.astype(np.uint8), pd.DataFrame({"identity": levels % count}))
+
+
+def test_verification_sets_are_insightfaces(tmp_path: Path) -> None:
+    faces = people(20, 4)
+    out = exporting.verification(faces, tmp_path / "mine.bin", pairs=40, seed=3, folds=5)
+    images, same = pickle.loads(out.read_bytes(), encoding="bytes")  # as arcface_torch's load_bin does
+    shown = [np.asarray(Image.open(io.BytesIO(image))) for image in images]
+    assert len(images) == 80 and same == ([True] * 4 + [False] * 4) * 5
+    assert all(image.shape == (112, 112, 3) for image in shown)
+    levels = faces.images[:, 0, 0, 0].astype(int)
+    rows = np.array([np.abs(levels - image.mean()).argmin() for image in shown]).reshape(-1, 2)
+    who = faces.identity[rows]
+    assert ((who[:, 0] == who[:, 1]) == same).all()
+    assert (rows[:, 0] != rows[:, 1]).all() and len(np.unique(np.sort(rows, axis=1), axis=0)) == 40
+    folds = [set(part.ravel()) for part in np.split(who, 5)]
+    assert sum(map(len, folds)) == len(set.union(*folds))  # nobody is in two
+    ours = verification_bin.read(out)
+    assert ours.images == images and ours.same.tolist() == same
+
+
+def test_the_pairs_are_the_seeds(tmp_path: Path) -> None:
+    identity = people(20, 4).identity
+    one, again, other = (exporting.draw_pairs(identity, 40, seed, 5)[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_sets_too_small_for_their_pairs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    people(20, 4).save(tmp_path / "faces")
+    command = ["export", str(tmp_path / "faces"), str(tmp_path / "mine.bin"), "--format", "verification"]
+    assert cli.main([*command, "--pairs", "100"]) == 0
+    assert cli.main([*command, "--pairs", "100"]) == 1
+    assert "mine.bin: exists; name a new file" in capsys.readouterr().err
+    command[2] = str(tmp_path / "other.bin")
+    assert cli.main(command) == 1
+    assert "a fold has 12 genuine pairs for 300" in capsys.readouterr().err
+    assert cli.main([*command, "--pairs", "30"]) == 1
+    assert "expected a multiple of 20" in capsys.readouterr().err
+    assert not (tmp_path / "other.bin").exists()
+    with pytest.raises(ValueError, match="a fold has 0 genuine pairs for 1"):
+        exporting.draw_pairs(np.arange(8), 4, 0, 2)
+    with pytest.raises(ValueError, match="a fold has 0 impostor pairs for 1"):
+        exporting.draw_pairs(np.repeat([0, 1], 4), 4, 0, 2)

@@ -236,10 +236,48 @@ def test_a_smaller_set_is_the_beginning_of_a_larger_one(tmp_path: Path) -> None:
     assert np.array_equal(small.images[small.table["sample"] < 2], fewer.images)
 
 
+def test_a_larger_set_copies_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "CHUNK", 7)  # two identities a shard
+    whole = make(tmp_path / "whole", 9)
+    made = {name: make(tmp_path / name, n, **how) for name, n, how in CANDIDATES}
+    drawn: list[int] = []
+
+    def drawing(*arguments: object, identities: range, **rest: object) -> FaceSet:
+        drawn.extend(identities)
+        return draw(*arguments, identities=identities, **rest)  # type: ignore[arg-type]
+
+    draw = generation.generate
+    monkeypatch.setattr(generation, "generate", drawing)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "plan.json").write_bytes((tmp_path / "five" / "plan.json").read_bytes())
+    folders = [tmp_path / name for name in (*made, "unfinished", "nowhere")]
+    contexts = idiff_face.uniform_contexts(9, 8, seed=0)
+    again = generation.generate_into(
+        tmp_path / "again", untrained_model(), contexts, 3, 5, "ddim", 3, 1.0, 1, beginnings=folders
+    )
+    assert again is not None and again.table.equals(whole.table)
+    np.testing.assert_array_equal(again.images, whole.images)
+    assert drawn == [4, 5, 6, 7, 8]  # five are there, and two are drawn at a time
+
+
+CANDIDATES: list[tuple[str, int, dict[str, int]]] = [
+    ("three", 3, {}), ("five", 5, {}), ("all", 9, {}), ("of_two", 7, {"samples": 2}),
+    ("of_another_seed", 8, {"seed": 6}),
+]  # fmt: skip
+
+
+def test_only_the_same_people_are_a_beginning(tmp_path: Path) -> None:
+    small, contexts = make(tmp_path / "small", 4), idiff_face.uniform_contexts(6, 8, seed=1)
+    made = generation.generate_into(
+        tmp_path / "set", untrained_model(), contexts, 3, 5, "ddim", 3, 1.0, 1, beginnings=[tmp_path / "small"]
+    )
+    assert made is not None and not np.array_equal(made.images[:12], small.images)
+
+
 def test_a_model_that_travelled_to_another_process_draws_the_same() -> None:
     settings = {"samples_per_identity": 2, "seed": 5, "solver": "ddim", "steps": 2}
     part = (4, [idiff_face.uniform_contexts(2, 8, seed=0).numpy()])
-    here = partial(generation._generate_part, untrained_model(), settings)
+    here = partial(generation._generate_part, untrained_model(), settings, None)
     there = pickle.loads(pickle.dumps(here))
     assert np.array_equal(here(part).images, there(part).images)
     assert there(part).identity.tolist() == [4, 4, 5, 5]

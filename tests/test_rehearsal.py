@@ -20,9 +20,14 @@ import yaml
 from PIL import Image
 
 from facetransport.companion import artifacts, cli, profiles
-from facetransport.data.faceset import FaceSet
+from facetransport.data.alignment import transform_points
+from facetransport.data.detection import MARGIN
+from facetransport.data.faceset import FaceSet, load_table
+from facetransport.data.template import template
 from facetransport.diffusion.unet import UNet, UNetConfig
 from facetransport.recognition.iresnet import IResNet, IResNetConfig
+from test_aligning import AWAY, write_scrfd
+from test_annotation import turned, write_model
 from test_official import ldm_shapes
 
 README = Path(__file__).parents[1] / "README.md"
@@ -122,11 +127,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def commands() -> list[list[str]]:
-    """The guide's, at this size."""
-    block = re.search(r"```sh\n(facetransport import-faces ffhq.*?)```", README.read_text(encoding="utf-8"), re.S)
-    assert block
-    lines = block[1].replace("--size 128", f"--size {SIDE}").replace("10000x50", "5x4").splitlines()
+def commands(number: int) -> list[list[str]]:
+    """Those of one of the guide's blocks, at this size."""
+    blocks = re.findall(r"```sh\n(facetransport import-faces ffhq.*?)```", README.read_text(encoding="utf-8"), re.S)
+    lines = blocks[number].replace("--size 128", f"--size {SIDE}").replace("10000x50", "5x4").splitlines()
     return [line.split()[1:] for line in lines]
 
 
@@ -134,7 +138,7 @@ def test_the_guide_ends_in_a_table(desk: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(desk)
     monkeypatch.setenv(artifacts.VARIABLE, str(desk / "cache"))
     said: dict[str, str] = {}
-    for arguments in commands():
+    for arguments in commands(0):
         assert cli.main(arguments) == 0, capsys.readouterr().err
         said[" ".join(arguments[:3])] = capsys.readouterr().out
     assert "1 without a face or broken" in said["import-faces ffhq ffhq/thumbnails128x128"]
@@ -154,6 +158,42 @@ def test_the_guide_ends_in_a_table(desk: Path, monkeypatch: pytest.MonkeyPatch, 
         "recognition.reference",
         "idiff_face.cpd25",
     }
+
+
+def write_models(folder: Path) -> None:
+    """A detector, a reader of ages and one of poses, of InsightFace's interfaces."""
+    folder.mkdir()
+    border = SIDE // MARGIN
+    points = (transform_points(template(SIDE), AWAY) + border) * 640 / (SIDE + 2 * border)
+    write_scrfd(folder / "det_10g.onnx", points)
+    write_model(folder / "genderage.onnx", 96, np.array([0.9, 0.1, 0.4]), 0.1)
+    write_model(folder / "1k3d68.onnx", 192, np.tile(turned(12, 3, -4) * 0.5, (17, 1))[-1103:].ravel(), 0.0)
+
+
+def test_sets_are_aligned_annotated_and_embedded(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (desk / "table.json").is_file():
+        pytest.skip("the guide did not get so far")
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv(artifacts.VARIABLE, str(desk / "cache"))
+    write_models(desk / "buffalo_l")
+    for arguments in commands(1):
+        assert cli.main(arguments) == 0, capsys.readouterr().err
+    told = FaceSet.load(desk / "faces" / "annotated").table
+    np.testing.assert_allclose(told[["yaw", "pitch", "roll"]], np.tile([12, 3, -4], (30, 1)), atol=0.1)
+    assert np.load(desk / "features" / "casia" / "embeddings.npy").shape == (22, DIM)
+    assert len(FaceSet.load(desk / "faces" / "detected")) == 30
+    data = yaml.safe_load((desk / "mine.yaml").read_text())
+    data["weights"] |= {"detector": "buffalo_l/det_10g.onnx"}
+    (desk / "aligning.yaml").write_text(yaml.safe_dump(data))
+    row = "uniform.cpd25.4+1x4.flip"
+    command = ["benchmark", row, "--seeds", "0", "--profile", "aligning.yaml", "--json", "aligned.json"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    [found] = json.loads((desk / "aligned.json").read_text())
+    assert (found["row"], found["people"], found["images"]) == (row, 4, 16)
+    [aligned] = (desk / "cache" / "aligned").glob("*/table.npz")
+    assert (load_table(aligned)["off_template"] < 0.1).all()
 
 
 def test_two_processes_draw_the_set_of_one(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,14 @@ def test_roles_that_judge_take_equally_many_images_of_each(smoke: Profile, store
         roles.recipe(with_role(smoke, "gallery", folder, identities=3, views=3), "gallery")  # before anything is built
 
 
+def test_images_stay_with_their_people(smoke: Profile, store: Store, tmp_path: Path) -> None:
+    """Every row is taken, in another order than it lies in the folder."""
+    folder = photographs(tmp_path / "faces", {5: 2, 3: 2}, smoke.rendered.size)
+    faces = roles.load(with_role(smoke, "gallery", folder, identities=2, views=2), "gallery", store)
+    assert faces.identity.tolist() == [3, 3, 5, 5]
+    assert faces.images[:, 0, 0, 0].tolist() == [2, 3, 0, 1]
+
+
 def test_some_of_a_role_are_its_first_people(smoke: Profile, store: Store, tmp_path: Path) -> None:
     folder = photographs(tmp_path / "faces", {5: 2, 3: 3, 9: 1}, smoke.rendered.size)
     profile = with_role(smoke, "authentic", folder)

@@ -17,7 +17,7 @@ as far as real ones are drawn like that.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,14 @@ QUERIES = Path(__file__).with_name("queries.csv")
 class Understood:
     """What was understood of a description. said: int8 (A,) in {-1, 0, 1}; confidence: float32 (A,), of the reader;
     names: of the A attributes; missed: the clauses that say nothing the reader knows; new: words that no text of its
-    training held."""
+    training held; taken: for which words it took some of these."""
 
     said: np.ndarray
     confidence: np.ndarray
     names: tuple[str, ...]
     missed: tuple[str, ...]
     new: tuple[str, ...]
+    taken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def statements(self) -> list[str]:
@@ -71,7 +72,8 @@ class Understood:
         sure = self.confidence[self.asked]
         told = "; ".join(f"{text} ({p:.2f})" for text, p in zip(self.statements, sure, strict=True))
         told += f" - not understood: {'; '.join(self.missed)}" if self.missed else ""
-        return told + (f" - words it was not trained on: {', '.join(self.new)}" if self.new else "")
+        new = [f"{word} (looked up: {self.taken[word]})" if word in self.taken else word for word in self.new]
+        return told + (f" - words it was not trained on: {', '.join(new)}" if new else "")
 
 
 def understand(reader: Reader, description: str) -> Understood:
@@ -86,7 +88,7 @@ def understand(reader: Reader, description: str) -> Understood:
         )
     missed = tuple(part for part, alone in zip(parts, read.said[1:], strict=True) if (alone == UNSAID).all())
     new = tuple(word for word in dict.fromkeys(grammar.words_of(description)) if word not in grammar.vocabulary())
-    return Understood(said, read.confidence[0], reader.names, missed, new)
+    return Understood(said, read.confidence[0], reader.names, missed, new, read.taken[0] if read.taken else {})
 
 
 def in_words(attributes: np.ndarray, names: Sequence[str]) -> str:

@@ -103,7 +103,8 @@ def recognition_run(profile: Profile, row: str, seed: int) -> Recipe:
     """The results of one recogniser trained on a row's set."""
     faces, augmentation = _row(profile, row)
     lr = profile.synthetic_recognition.training.lr
-    return run_recipe(profile, faces, row if row.startswith("id3") else f"idiff_face.{row}", augmentation, lr, seed)
+    name = row.replace("+", "_")  # as stages are called
+    return run_recipe(profile, faces, name if row.startswith("id3") else f"idiff_face.{name}", augmentation, lr, seed)
 
 
 PUBLISHED = re.compile(

@@ -24,21 +24,23 @@ from facetransport.companion.profiles import DiFace, Profile, Words, as_config
 from facetransport.devices import device
 from facetransport.diffusion.statements import (
     ENOUGH,
+    SURE,
     ClauseReader,
     NetworkReader,
     Reader,
     StatementReader,
+    ThesaurusReader,
     statement_loss,
 )
 from facetransport.evaluation.described import captions_of, text_encoder
 from facetransport.tensors import read_model, save_model, seeded
 from facetransport.training import TrainingConfig
-from facetransport.world import captions, grammar
+from facetransport.world import captions, grammar, thesaurus
 
 READINGS = "readings.safetensors"
 ROLES = ("val", "gallery")
-Kind = Literal["network", "clauses"]
-READERS: tuple[Kind, ...] = ("network", "clauses")
+Kind = Literal["thesaurus", "network", "clauses"]
+READERS: tuple[Kind, ...] = ("thesaurus", "network", "clauses")  # the first is used, the others are compared with it
 
 
 def reader_recipe(profile: Profile) -> Recipe:
@@ -49,11 +51,16 @@ def reader_recipe(profile: Profile) -> Recipe:
     return Recipe("diface.reader", config, make, upstream=(population_recipe(profile),), collective=True)
 
 
-def load_reader(profile: Profile, store: Store, kind: Kind = "network") -> Reader:
-    """What reads descriptions: the trained network, or the rule that looks for the nearest phrase of each clause."""
+def load_reader(profile: Profile, store: Store, kind: Kind = READERS[0]) -> Reader:
+    """What reads descriptions: the trained network that looks up words which training does not hold, the network alone,
+    or the rule that looks for the nearest phrase of each clause."""
     if kind == "clauses":
         return ClauseReader.of(load_population(profile, store).names, text_encoder())
-    return read_reader(store.get(reader_recipe(profile)))
+    return _reader(kind, read_reader(store.get(reader_recipe(profile))))
+
+
+def _reader(kind: Kind, network: NetworkReader) -> Reader:
+    return ThesaurusReader(network) if kind == "thesaurus" else network
 
 
 def read_reader(folder: Path) -> NetworkReader:
@@ -87,23 +94,26 @@ def _make_reader(section: Words, folder: Path, upstream: tuple[Path, ...]) -> No
 # -------------------------------------------------------------------------------------------------------- what was read
 
 
-def readings_recipe(profile: Profile, words: str, kind: Kind = "network") -> Recipe:
+def readings_recipe(profile: Profile, words: str, kind: Kind = READERS[0]) -> Recipe:
     """What a reader understands of the describer's texts in these words: of `val` one text a photograph, of `gallery`
-    as many as the evaluation has sets of pairs; the rule, which is only compared, reads one."""
+    as many as the evaluation has sets of pairs, where the reader is only compared one."""
     section = profile.diface
     config = {"words": words, "reader": kind, "told": as_config(describer_of(section)), "seed": section.seed}
-    sets = {"val": 1, "gallery": profile.evaluation.pair_sets if kind == "network" else 1}
+    sets = {"val": 1, "gallery": profile.evaluation.pair_sets if kind == READERS[0] else 1}
     faces = tuple(faces_recipe(profile, role, section.encoder) for role in ROLES)
-    reader = (reader_recipe(profile),) if kind == "network" else ()
-    make = partial(_make_readings, section, words, sets)
-    if kind == "clauses":
-        config["enough"] = ENOUGH
+    reader = (reader_recipe(profile),) if kind != "clauses" else ()
+    make = partial(_make_readings, section, words, sets, kind)
+    config |= {"clauses": {"enough": ENOUGH}, "network": {}, "thesaurus": _thesaurus()}[kind]
     return Recipe(
         "diface.readings", config | {"sets": sets}, make, upstream=(*faces, *reader), label=f"{words}, {kind}"
     )
 
 
-def load_readings(profile: Profile, store: Store, words: str, kind: Kind = "network") -> dict[str, list[np.ndarray]]:
+def _thesaurus() -> dict[str, Any]:
+    return {"sure": SURE, "thesaurus": sha256(thesaurus.FILE.read_bytes()).hexdigest()[:16]}
+
+
+def load_readings(profile: Profile, store: Store, words: str, kind: Kind = READERS[0]) -> dict[str, list[np.ndarray]]:
     """By role, what was understood of each set of texts, int8 (N, A) each; what was said is `captions_of`."""
     tensors = read_model(store.get(readings_recipe(profile, words, kind)) / READINGS)[0]
     names = len(grammar.known_names())
@@ -115,10 +125,12 @@ def texts_of(said: np.ndarray, names: tuple[str, ...], words: str, seed: int) ->
     return grammar.describe(said, names, np.random.default_rng((seed, 2)), words)
 
 
-def _make_readings(section: DiFace, words: str, sets: dict[str, int], folder: Path, upstream: tuple[Path, ...]) -> None:
+def _make_readings(
+    section: DiFace, words: str, sets: dict[str, int], kind: Kind, folder: Path, upstream: tuple[Path, ...]
+) -> None:
     everyone = [read_faces(path) for path in upstream[:2]]
     names = everyone[0].names
-    reader = read_reader(upstream[2]) if upstream[2:] else ClauseReader.of(names, text_encoder())
+    reader = _reader(kind, read_reader(upstream[2])) if upstream[2:] else ClauseReader.of(names, text_encoder())
     found = {}
     for role, faces in zip(ROLES, everyone, strict=True):
         told = (captions_of(faces, describer_of(section), seed) for seed in range(sets[role]))

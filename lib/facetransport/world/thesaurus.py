@@ -1,0 +1,121 @@
+"""Words that no text of training holds, and what WordNet has for them that training does hold: granny -> grandma.
+
+thesaurus.tsv is derived from WordNet 3.0 (Princeton University; its licence is in the file's head) by
+
+    python -m facetransport.world.thesaurus WORDNET/dict
+
+and must be derived again when the lexicon changes. A word's neighbours are its synonyms, and those of what it is a
+kind of or is similar to; scikit-learn's stop words ("but", "do") have none. Nothing was chosen by looking at the words
+that are held out of training.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from facetransport.world import grammar
+
+FILE = Path(__file__).with_name("thesaurus.tsv")
+POINTERS = ("@", "&")  # WordNet's: is a kind of, is similar to
+ENDINGS = (("", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("y", ""))
+
+
+class Synset(NamedTuple):
+    """Words of one meaning, and the keys of those near to it."""
+
+    words: tuple[str, ...]
+    near: tuple[str, ...]
+
+
+def neighbours(word: str) -> tuple[str, ...]:
+    """What stands for a word among those of training, the nearest first; nothing for a word that training holds, or
+    for one that WordNet does not know. Plurals and verbs are looked up by their stems."""
+    if word in grammar.vocabulary():
+        return ()
+    stems = (word[: len(word) - len(end)] + other for end, other in ENDINGS if word.endswith(end))
+    return next((_entries()[stem] for stem in stems if stem in _entries()), ())
+
+
+@cache
+def _entries() -> dict[str, tuple[str, ...]]:
+    lines = (line.split("\t") for line in FILE.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    return {word: tuple(others.split(",")) for word, others in lines}
+
+
+# ----------------------------------------------------------------------------------------------------- how it was made
+
+
+def derive(wordnet: Path) -> dict[str, list[str]]:
+    """Word -> its neighbours, of WordNet's data files in a folder. FileNotFoundError where there are none."""
+    synsets = _read(wordnet)
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for synset in synsets.values():
+        near = [word for key in synset.near if key in synsets for word in synsets[key].words]
+        ranked = [*((word, 0) for word in synset.words), *((word, 1) for word in near)]
+        for word in filter(_is_new, synset.words):
+            for other, rank in ranked:
+                if _is_known(other):
+                    found[word][other] = min(rank, found[word].get(other, rank))
+    return {word: sorted(others, key=lambda o: (others[o], o)) for word, others in sorted(found.items())}
+
+
+def _is_new(word: str) -> bool:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # seconds to import, for who only looks up
+
+    return bool(re.fullmatch(r"[a-z']+", word)) and word not in grammar.vocabulary() | ENGLISH_STOP_WORDS
+
+
+def _is_known(word: str) -> bool:
+    parts = grammar.words_of(word)
+    return set(parts) <= grammar.vocabulary() and not set(parts) <= _function_words()
+
+
+@cache
+def _function_words() -> frozenset[str]:
+    """Which say nothing alone."""
+    return frozenset(grammar.words_of(" ".join(grammar.FUNCTION_WORDS)))
+
+
+def _read(wordnet: Path) -> dict[str, Synset]:
+    files = sorted(wordnet.glob("data.*"))
+    if not files:
+        raise FileNotFoundError(f"{wordnet}: no data.noun, data.adj, ...; expected WordNet's dict folder")
+    return {key: synset for file in files for key, synset in _synsets(file)}
+
+
+def _synsets(file: Path) -> Iterator[tuple[str, Synset]]:
+    """By WordNet's wndb(5): offset, file, type, number of words (hex), words, number of pointers, pointers, gloss."""
+    for line in file.read_text(encoding="latin-1").splitlines():
+        if line[:1].isdigit():
+            fields = line.partition(" | ")[0].split()
+            count = int(fields[3], 16)
+            words = (re.sub(r"\(\w+\)", "", word).replace("_", " ").lower() for word in fields[4 : 4 + 2 * count : 2])
+            pointers = fields[5 + 2 * count :][: 4 * int(fields[4 + 2 * count])]
+            near = (
+                _kind(kind) + offset
+                for symbol, offset, kind in zip(pointers[::4], pointers[1::4], pointers[2::4], strict=True)
+                if symbol in POINTERS
+            )
+            yield _kind(fields[2]) + fields[0], Synset(tuple(words), tuple(near))
+
+
+def _kind(kind: str) -> str:
+    """Adjectives that are satellites of others lie in the adjectives' file."""
+    return "a" if kind == "s" else kind
+
+
+def main(wordnet: str) -> None:
+    """Write thesaurus.tsv below the head that it has."""
+    head = [line for line in FILE.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    lines = [f"{word}\t{','.join(others)}" for word, others in derive(Path(wordnet)).items()]
+    FILE.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
