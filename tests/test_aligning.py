@@ -269,5 +269,8 @@ def test_what_is_no_detector_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     export_onnx(model, tmp_path / "recogniser.onnx")
     with pytest.raises(ValueError, match="expected a detector with five landmarks"):
         detection.onnx_detector(tmp_path / "recogniser.onnx")
-    command = ["import-faces", "recordio", "train.rec", "out", "--detector", str(tmp_path / "det.onnx")]
-    assert cli.main(command) == 1
+    (tmp_path / "people" / "a").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "people" / "a" / "0.png"), np.zeros((SIZE, SIZE, 3), np.uint8))
+    command = ["import-faces", "folders", str(tmp_path / "people"), str(tmp_path / "out"), "--geometry", "whole"]
+    assert cli.main([*command, "--detector", str(tmp_path / "det.onnx")]) == 1
+    assert "--detector: folders is not searched for faces; leave it out" in capsys.readouterr().err

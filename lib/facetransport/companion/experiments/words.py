@@ -96,10 +96,13 @@ def _make_reader(section: Words, folder: Path, upstream: tuple[Path, ...]) -> No
 
 def readings_recipe(profile: Profile, words: str, kind: Kind = READERS[0]) -> Recipe:
     """What a reader understands of the describer's texts in these words: of `val` one text a photograph, of `gallery`
-    as many as the evaluation has sets of pairs, where the reader is only compared one."""
+    as many as the evaluation has sets of pairs, where the reader is only compared one. The rule, by which nobody
+    matches, reads none of `val`.
+    """
     section = profile.diface
     config = {"words": words, "reader": kind, "told": as_config(describer_of(section)), "seed": section.seed}
-    sets = {"val": 1, "gallery": profile.evaluation.pair_sets if kind == READERS[0] else 1}
+    sets = {"gallery": profile.evaluation.pair_sets if kind == READERS[0] else 1}
+    sets |= {"val": 1} if kind != "clauses" else {}
     faces = tuple(faces_recipe(profile, role, section.encoder) for role in ROLES)
     reader = (reader_recipe(profile),) if kind != "clauses" else ()
     make = partial(_make_readings, section, words, sets, kind)
@@ -117,7 +120,7 @@ def load_readings(profile: Profile, store: Store, words: str, kind: Kind = READE
     """By role, what was understood of each set of texts, int8 (N, A) each; what was said is `captions_of`."""
     tensors = read_model(store.get(readings_recipe(profile, words, kind)) / READINGS)[0]
     names = len(grammar.known_names())
-    return {role: [_unpacked(part, names) for part in tensors[role].numpy()] for role in ROLES}
+    return {role: [_unpacked(part, names) for part in packed.numpy()] for role, packed in tensors.items()}
 
 
 def texts_of(said: np.ndarray, names: tuple[str, ...], words: str, seed: int) -> list[str]:
@@ -131,9 +134,9 @@ def _make_readings(
     everyone = [read_faces(path) for path in upstream[:2]]
     names = everyone[0].names
     reader = _reader(kind, read_reader(upstream[2])) if upstream[2:] else ClauseReader.of(names, text_encoder())
-    found = {}
-    for role, faces in zip(ROLES, everyone, strict=True):
-        told = (captions_of(faces, describer_of(section), seed) for seed in range(sets[role]))
+    by_role, found = dict(zip(ROLES, everyone, strict=True)), {}
+    for role, number in sets.items():
+        told = (captions_of(by_role[role], describer_of(section), seed) for seed in range(number))
         read = [reader.read(texts_of(said, names, words, seed)).said for seed, said in enumerate(told)]
         found[role] = torch.from_numpy(np.stack([_packed(said) for said in read]))
     save_model(folder / READINGS, found, names=names)
