@@ -253,10 +253,23 @@ def test_spare_people_take_the_place_of_those_who_fail(drawn: Path, scrfd: Path,
     assert "expected 1 to 5, as many people as could be aligned, got 6" in capsys.readouterr().err
 
 
+def test_by_default_proper_faces_stay(faces: FaceSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """dlib's points are never exactly in the template."""
+    faces.save(tmp_path / "faces")
+    assert cli.main(["align", str(tmp_path / "faces"), str(tmp_path / "out")]) == 0
+    assert "not aligned  1, listed" in capsys.readouterr().out
+    aligned = FaceSet.load(tmp_path / "out").table
+    assert sorted(aligned["row"]) == [0, 1, 2, 3, 4] and aligned["off_template"].max() <= aligning.TOLERANCE * SIZE
+
+
 def test_a_folder_is_not_two_sets(drawn: Path, scrfd: Path, tmp_path: Path) -> None:
     align_into(tmp_path / "out", drawn, detection.onnx_detector(scrfd), 2, workers=1)
     with pytest.raises(ValueError, match="begun with tolerance 2, now 3"):
         align_into(tmp_path / "out", drawn, detection.onnx_detector(scrfd), 3, workers=1)
+    faces = FaceSet.load(drawn)
+    FaceSet(255 - faces.images, faces.table).save(tmp_path / "negatives")
+    with pytest.raises(ValueError, match="begun with images"):
+        align_into(tmp_path / "out", tmp_path / "negatives", detection.onnx_detector(scrfd), 2, workers=1)
 
 
 def test_what_is_no_detector_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,14 @@ def test_a_folder_is_of_one_recogniser(source: Path, tmp_path: Path) -> None:
         embed_into(tmp_path / "out", source, Counting(), "two")
 
 
+def test_other_images_under_the_same_table_are_another_set(source: Path, tmp_path: Path) -> None:
+    embed_into(tmp_path / "out", source, Counting())
+    faces = FaceSet.load(source)
+    FaceSet(255 - faces.images, faces.table).save(tmp_path / "negatives")
+    with pytest.raises(ValueError, match="begun with images .*use another folder"):
+        embed_into(tmp_path / "out", tmp_path / "negatives", Counting())
+
+
 def test_the_command_takes_a_file(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

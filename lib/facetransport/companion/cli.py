@@ -119,8 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     moved.add_argument(
         "--tolerance",
         type=float,
-        default=0.03,
-        help="how far off landmarks may be, in sides of an image; default: 0.03",
+        metavar="PIXELS",
+        help="that landmarks may be off, on average; default: 0.04 of an image's side",
     )
     moved.add_argument(
         "--on-failure",

@@ -19,9 +19,8 @@ from tqdm.auto import tqdm
 from facetransport.data import shards
 from facetransport.data.alignment import similarity, transform_points, warp
 from facetransport.data.detection import Detector
-from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet
+from facetransport.data.faceset import LANDMARK_COLUMNS, FaceSet, digest_of
 from facetransport.devices import WHOLE, Share
-from facetransport.files import file_digest
 
 OFF, ROW = "off_template", "row"  # columns: pixels from the template, place in the set that was aligned
 TOLERANCE = 0.04  # sides of an image: 9 of 10 renders are within it by dlib's points, which are no better than that
@@ -80,8 +79,8 @@ def align_into(
     """
     faces = FaceSet.load(source)
     _check(faces, tolerance, on_failure)
-    plan = {"source": file_digest(source / "table.npz"), "detector": detect.name, "tolerance": tolerance}
-    plan |= {"on_failure": on_failure, "identities": identities}
+    plan = {"detector": detect.name, "tolerance": tolerance, "on_failure": on_failure, "identities": identities}
+    plan |= digest_of(source)
     if not shards.claim(folder, plan):
         make = partial(_align_part, source, detect, tolerance, on_failure)
         parts = _whole_people(faces.identity)

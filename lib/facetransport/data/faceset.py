@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facetransport.files import file_digest
+
 if TYPE_CHECKING:  # seconds to import: left to where they are needed
     import pandas as pd
     import torch
@@ -115,6 +117,11 @@ class FaceSet:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name}: not there; a FaceSet folder holds images.npy and table.npz")
         return cls(np.load(folder / "images.npy", mmap_mode="r"), load_table(folder / "table.npz"))
+
+
+def digest_of(folder: Path) -> dict[str, str]:
+    """Hex digests of the table and of the images of the FaceSet in a folder; the images are read for it."""
+    return {name: file_digest(folder / f"{name}.{end}") for name, end in (("table", "npz"), ("images", "npy"))}
 
 
 def link_images(source: Path, folder: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from filelock import FileLock
 
 from facetransport.data import shards
-from facetransport.data.faceset import FaceSet, save_table
+from facetransport.data.faceset import FaceSet, digest_of, save_table
 from facetransport.devices import WHOLE, Share
-from facetransport.files import file_digest, replacing
+from facetransport.files import replacing
 from facetransport.recognition.recogniser import Recogniser, embed_faceset
 
 ARRAY = "embeddings.npy"
@@ -27,8 +27,8 @@ def embed_into(
     jobs on one folder; the last to end joins them, the others return None.
     """
     faces = FaceSet.load(source)
-    plan = {"source": file_digest(source / "table.npz"), "recogniser": recogniser.name, "made_by": made_by}
-    if not shards.claim(folder, plan | {"dim": recogniser.dim, "images": list(faces.images.shape)}):
+    plan = {"recogniser": recogniser.name, "made_by": made_by, "dim": recogniser.dim} | digest_of(source)
+    if not shards.claim(folder, plan):
         starts = range(0, len(faces), PART)
         for number in shards.mine_of(len(starts), share):
             if not shards.part_file(folder, number).is_file():
