@@ -49,7 +49,7 @@ def result(folder: Path) -> Result:
 
 
 def test_result_and_curve_agree_and_are_all_that_stays(result: Result, folder: Path) -> None:
-    assert sorted(p.name for p in folder.iterdir()) == ["curve.csv", "result.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["curve.csv", "resampled.safetensors", "result.json"]
     curve = load_curve(folder).set_index("step")
     assert list(curve.index) == [3, 6, 9, 12] and list(curve.columns) == ["loss", "val", "first", "second"]
     assert curve["val"].max() == curve.loc[result.step, "val"] == result.val
@@ -69,6 +69,16 @@ def test_a_result_is_read_back_as_it_was(result: Result, folder: Path, tmp_path:
     benchmark._save_result(replace(result, tests=tests), tmp_path)
     auc = load_result(tmp_path).tests["t"].auc
     assert (auc.value, auc.n) == (0.5, 3) and math.isnan(auc.low) and math.isnan(auc.high)
+
+
+def test_resamples_are_kept_and_are_the_interval(result: Result, folder: Path, tmp_path: Path) -> None:
+    for name, tested in load_result(folder).tests.items():
+        np.testing.assert_allclose(tested.resampled, result.tests[name].resampled, rtol=0, atol=1e-4)
+        bounds = [tested.accuracy.low, tested.accuracy.high]
+        assert tested.resampled.shape == (50,)
+        assert np.quantile(tested.resampled, [0.025, 0.975]) == pytest.approx(bounds, abs=1e-4)
+    (tmp_path / "result.json").write_bytes((folder / "result.json").read_bytes())  # of a run that did not keep them
+    assert all(tested.resampled.shape == (0,) for tested in load_result(tmp_path).tests.values())
 
 
 def test_same_seed_same_files_another_seed_another_run(result: Result, folder: Path, tmp_path: Path) -> None:
@@ -145,15 +155,27 @@ def test_an_interrupted_run_ends_the_same(
 
 
 def test_runs_are_compared_seed_by_seed(result: Result) -> None:
-    def scored(seed: int, accuracy: float) -> Result:
-        tested = replace(result.tests["first"], accuracy=Estimate(accuracy))
+    people = np.random.default_rng(0).normal(0, 0.02, 400)
+
+    def scored(seed: int, accuracy: float, resampled: np.ndarray) -> Result:
+        estimate = Estimate(accuracy, accuracy - 0.03, accuracy + 0.03)
+        tested = replace(result.tests["first"], accuracy=estimate, resampled=accuracy + resampled)
         return replace(result, seed=seed, tests={"rendered": tested})
 
-    one, other = [scored(0, 0.8), scored(1, 0.9)], [scored(0, 0.7), scored(1, 0.85)]
-    found = ahead(one, other, "rendered")
+    def half(estimate: Estimate) -> float:
+        return estimate.high - estimate.value
+
+    one = [scored(0, 0.8, people), scored(1, 0.9, people)]
+    other = [scored(0, 0.7, people), scored(1, 0.85, people)]
+    found, seeds = ahead(one, other, "rendered"), stats.t.ppf(0.975, 1) * 0.025
     assert found.value == pytest.approx(0.075) and found.n == 2
-    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 1) * 0.025)
-    assert np.isnan(ahead(one[:1], other[:1], "rendered").low)
+    assert half(found) == pytest.approx(seeds)  # whom one finds hard, so does the other: nothing is left of people
+    assert half(ahead(one[:1], other[:1], "rendered")) == pytest.approx(0, abs=1e-9)
+    apart = [scored(0, 0.7, -people), scored(1, 0.85, -people)]
+    assert half(ahead(one[:1], apart[:1], "rendered")) == pytest.approx(1.96 * 2 * people.std(ddof=1), rel=1e-3)
+    unkept = [scored(0, 0.7, people[:0]), scored(1, 0.85, people[:0])]
+    assert half(ahead(one, unkept, "rendered")) == pytest.approx(math.hypot(seeds, 0.03 * 2**0.5))
+    assert half(benchmark.over_seeds(one, "rendered")) == pytest.approx(math.hypot(0.03, stats.t.ppf(0.975, 1) * 0.05))
     with pytest.raises(ValueError, match=r"other: expected runs with the seeds \[0, 1\], got \[1, 0\]"):
         ahead(one, other[::-1], "rendered")
 

@@ -404,6 +404,22 @@ def test_a_set_is_people_around_their_anchors(smoke: Profile, smoke_store: Store
     assert len(faces) == 6 and faces.identity.tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_authentic_people_are_drawn_again_image_by_image(smoke: Profile, smoke_store: Store) -> None:
+    from facetransport.companion.experiments import autoencoder, redrawn, roles
+    from facetransport.data.faceset import FaceSet, to_tensor
+
+    authentic = roles.load(smoke, "authentic", smoke_store)
+    sets = [FaceSet.load(smoke_store.get(make(smoke))) for make in (redrawn.decoded_recipe, redrawn.redrawn_recipe)]
+    for faces in sets:
+        assert faces.identity.tolist() == authentic.identity.tolist()
+        assert faces.images.shape == authentic.images.shape and not np.array_equal(faces.images, authentic.images)
+    code = autoencoder.load_autoencoder(smoke, smoke_store)
+    once = code.decode(code.encode(authentic.tensor(slice(0, 2))))
+    torch.testing.assert_close(to_tensor(sets[0].images[:2]), once.clamp(-1, 1), atol=0.02, rtol=0)
+    other = replace(smoke, id3_set=replace(smoke.id3_set, steps=3))
+    assert redrawn.redrawn_recipe(other).key != redrawn.redrawn_recipe(smoke).key
+
+
 @pytest.mark.parametrize("where", ["sphere", "people", "plda"])
 def test_contexts_stand_where_they_are_asked(smoke: Profile, smoke_store: Store, model: Model, where: str) -> None:
     from facetransport.companion.experiments import idiff_face

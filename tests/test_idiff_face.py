@@ -497,6 +497,13 @@ def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
     assert pilots["plda", 0.25, 3.0, 1.0, section.training.lr].upstream[0].config["guidance"] == 3
     with pytest.raises(ValueError, match="row: expected one of authentic"):
         synthetic_recognition.recognition_run(smoke, "casia", 0)
+    drawing, of_id3 = smoke.id3_set, synthetic_recognition.id3_pilot_runs(smoke)
+    knobs = drawing.adjustment, drawing.steps, drawing.guidance, drawing.temperature
+    assert list(of_id3) == [("0.7 to 0.9", *knobs), ("0.5 to 0.7", *knobs)]  # the profile's own, and what it names
+    assert of_id3["0.7 to 0.9", *knobs].upstream[0].key == rows["id3_flip"][0].key
+    longer = synthetic_recognition.longer_runs(smoke)
+    steps = 2 * section.training.steps
+    assert set(longer) == {("authentic", steps), ("id3", steps), ("id3_x2", steps)}
 
 
 def test_plda_contexts_vary_within_people_as_told_and_match_the_whole() -> None:

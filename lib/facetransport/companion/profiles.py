@@ -342,6 +342,17 @@ class Generation:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ID3Pilot:
+    """Fields of `ID3Set` with other values than the profile's."""
+
+    bounds: tuple[float, float] | None = None
+    adjustment: NonNegativeFloat | None = None
+    steps: Count | None = None
+    guidance: Scale | None = None
+    temperature: Temperature | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class SyntheticRecognition:
     """How recognisers are trained from nothing on a set whose worth is to be measured."""
 
@@ -350,7 +361,8 @@ class SyntheticRecognition:
     seeds: tuple[int, ...]
     evaluations: Count  # looks at `val` during training; the best one is kept
     longer: tuple[Times, ...]  # times the steps, of runs that show whether training has converged
-    larger: tuple[tuple[Times, Times], ...]  # (times the people of ID3's set, times the steps at most)
+    larger: tuple[tuple[Times, Times], ...]  # (times the people of ID3's set, times the steps)
+    id3_pilots: tuple[ID3Pilot, ...]  # tried once; the set that is best on `val` people is the profile's
 
     def __post_init__(self) -> None:
         require(len(set(self.seeds)) == len(self.seeds) > 0, f"seeds: expected different ones, got {list(self.seeds)}")

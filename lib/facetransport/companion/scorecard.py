@@ -377,7 +377,6 @@ CLAIMS += [
         ("original_score", "the reversed likelihood score helps"),
         ("no_attributes", "attributes help"),
         ("wider", "these bounds beat wider ones, [0.5, 0.7]"),
-        ("narrower", "and narrower ones, [0.7, 0.9]"),
     )
 ]
 V, A = "id3pm.verification", "id3pm.attribute"

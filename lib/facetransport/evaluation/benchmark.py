@@ -12,18 +12,19 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from facetransport import files
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation.pairs import PairSet, auc, embed_pairs, verify_set
 from facetransport.evaluation.protocols import separability, verify
-from facetransport.evaluation.statistics import Estimate, mean_over_seeds
+from facetransport.evaluation.statistics import Estimate, joined, normal_half
 from facetransport.recognition.augmentation import PublishedAugment
 from facetransport.recognition.iresnet import IResNet, IResNetConfig, IResNetRecogniser
 from facetransport.recognition.recogniser import embed_faceset
@@ -36,12 +37,14 @@ from facetransport.recognition.training import (
     recogniser_loss,
     save_network,
 )
+from facetransport.tensors import read_model, save_model
 from facetransport.training import TrainingConfig, train
 
 Test = FaceSet | PairSet
 """People whose pairs are all compared, or given pairs (lfw.bin)."""
 OPERATIONS = {"flip": 0, "randaugment": 4}  # of RandAugment on every image, beside mirror images
 CURVE, RESULT = "curve.csv", "result.json"
+RESAMPLED = "resampled.safetensors"  # of each test, accuracy on resamples minus accuracy: float16 is off by 1e-6
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"  # while it runs
 
 
@@ -53,13 +56,16 @@ class Tested:
     """One test set at the step that validation picked.
 
     accuracy: verification as the embeddings are; centred: with the mean of the other folds' people subtracted.
-    peeked: accuracy at the step with the highest mean accuracy over the test sets.
+    peeked: accuracy at the step with the highest mean accuracy over the test sets. resampled: accuracy on resamples of
+    the people, (bootstrap,), the same people for every run; none of given pairs, whose people are unknown, and
+    of runs that ended before these were kept.
     """
 
     accuracy: Estimate
     centred: Estimate
     auc: Estimate
     peeked: float
+    resampled: np.ndarray = field(compare=False, repr=False)
 
     @property
     def bias(self) -> float:
@@ -83,19 +89,40 @@ class Result:
 
 
 def ahead(one: Sequence[Result], other: Sequence[Result], test: str) -> Estimate:
-    """Accuracy of the runs on one set minus that of those on another, seed by seed: Student's interval over the seeds,
-    none (NaN) for one seed. Both saw the same test people."""
+    """Accuracy of the runs on one set minus that of those on another, seed by seed: an interval for seeds and people
+    together (`statistics.joined`). It is paired over test people where every run kept its resamples (`is_paired`); else
+    the variances of both are added, as if they had been tested on different people."""
     seeds = [run.seed for run in one]
     if not seeds or seeds != [run.seed for run in other]:
         raise ValueError(f"other: expected runs with the seeds {seeds}, got {[run.seed for run in other]}")
-    by_seed = [a.tests[test].accuracy.value - b.tests[test].accuracy.value for a, b in zip(one, other, strict=True)]
-    return mean_over_seeds(by_seed) if len(by_seed) > 1 else Estimate(by_seed[0])
+    pairs = [(a.tests[test], b.tests[test]) for a, b in zip(one, other, strict=True)]
+    by_seed = [a.accuracy.value - b.accuracy.value for a, b in pairs]
+    if is_paired(one, other, test):
+        return joined(by_seed, normal_half(np.mean([a.resampled - b.resampled for a, b in pairs], axis=0)))
+    return joined(by_seed, math.hypot(_mean_half(one, test), _mean_half(other, test)))
+
+
+def is_paired(one: Sequence[Result], other: Sequence[Result], test: str) -> bool:
+    """Whether all runs kept their accuracy on every resample of the test people."""
+    return all(len(run.tests[test].resampled) > 1 for run in (*one, *other))
+
+
+def over_seeds(runs: Sequence[Result], test: str) -> Estimate:
+    """Mean accuracy of runs with several seeds, its interval for people and seeds together."""
+    return joined([run.tests[test].accuracy.value for run in runs], _mean_half(runs, test))
+
+
+def _mean_half(runs: Sequence[Result], test: str) -> float:
+    return float(np.mean([(run.tests[test].accuracy.high - run.tests[test].accuracy.low) / 2 for run in runs]))
 
 
 def load_result(folder: Path) -> Result:
     """The result of a finished run."""
     data = json.loads(_present(folder / RESULT).read_text(encoding="utf-8"))
-    return Result(**{**data, "tests": {name: _tested(numbers) for name, numbers in data["tests"].items()}})
+    away = read_model(folder / RESAMPLED)[0] if (folder / RESAMPLED).is_file() else {}
+    none = torch.empty(0)
+    tests = {name: _tested(numbers, away.get(name, none).float().numpy()) for name, numbers in data["tests"].items()}
+    return Result(**{**data, "tests": tests})
 
 
 def _present(path: Path) -> Path:
@@ -104,9 +131,9 @@ def _present(path: Path) -> Path:
     return path
 
 
-def _tested(numbers: Mapping[str, Any]) -> Tested:
+def _tested(numbers: Mapping[str, Any], away: np.ndarray) -> Tested:
     estimates = {name: _estimate(numbers[name]) for name in ("accuracy", "centred", "auc")}
-    return Tested(**estimates, peeked=numbers["peeked"])
+    return Tested(**estimates, peeked=numbers["peeked"], resampled=estimates["accuracy"].value + away)
 
 
 def _estimate(numbers: Mapping[str, Any]) -> Estimate:
@@ -116,9 +143,11 @@ def _estimate(numbers: Mapping[str, Any]) -> Estimate:
 
 def _save_result(result: Result, folder: Path) -> None:
     tests = {
-        name: {k: v.record() if isinstance(v, Estimate) else v for k, v in vars(tested).items()}
+        name: {k: v.record() if isinstance(v, Estimate) else v for k, v in vars(tested).items() if k != "resampled"}
         for name, tested in result.tests.items()
     }
+    away = {name: t.resampled - t.accuracy.value for name, t in result.tests.items()}
+    save_model(folder / RESAMPLED, {name: torch.from_numpy(numbers).half() for name, numbers in away.items()})
     files.write_json(folder / RESULT, {**asdict(result), "tests": tests})
 
 
@@ -224,14 +253,16 @@ def measure(model: IResNet, faces: Test, peeked: float, bootstrap: int) -> Teste
     if isinstance(faces, PairSet):
         vectors, same = embed_pairs(IResNetRecogniser(model, flip=True), faces), faces.same
         plain, centred = (verify_set(vectors, same, centre).accuracy for centre in (False, True))
-        return Tested(plain, centred, auc(vectors, same), peeked)
+        return Tested(plain, centred, auc(vectors, same), peeked, np.empty(0))
     vectors, labels = embed_faceset(IResNetRecogniser(model, flip=True), faces), faces.identity
     folds = fold_count(faces)
+    verified = verify(vectors, labels, folds=folds, bootstrap=bootstrap)
     return Tested(
-        accuracy=verify(vectors, labels, folds=folds, bootstrap=bootstrap).accuracy,
+        accuracy=verified.accuracy,
         centred=verify(vectors, labels, folds=folds, centre=True, bootstrap=bootstrap).accuracy,
         auc=separability(vectors, labels, bootstrap=bootstrap).auc,
         peeked=peeked,
+        resampled=verified.resampled,
     )
 
 

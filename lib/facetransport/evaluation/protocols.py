@@ -254,13 +254,16 @@ def tally(scores: np.ndarray, counts: np.ndarray, moments: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Verification:
-    """k-fold verification. folds: accuracy of each; thresholds: of each, chosen without its people."""
+    """k-fold verification. folds: accuracy of each; thresholds: of each, chosen without its people; resampled:
+    accuracy on each resample of the people, of which there is none where they are not known. Resample r is of the same
+    people for all embeddings of one set."""
 
     accuracy: Estimate
     folds: np.ndarray
     thresholds: np.ndarray
     n_genuine: int
     n_impostor: int
+    resampled: np.ndarray
 
 
 def verify(
@@ -297,7 +300,7 @@ def verify(
         tested.append(scores.test(f))
     samples, limits = np.array([t[0] for t in tested]), np.array([t[1] for t in tested])
     mean, n, m = samples.mean(0), scores.n_genuine, scores.n_impostor
-    return Verification(estimate(mean[0], mean[1:], n + m), samples[:, 0], limits, n, m)
+    return Verification(estimate(mean[0], mean[1:], n + m), samples[:, 0], limits, n, m, mean[1:])
 
 
 def centred(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -379,7 +382,7 @@ def verify_pairs(left: np.ndarray, right: np.ndarray, same: np.ndarray, *, folds
         each[f] = np.mean((scores[mine] >= limits[f]) == same[mine])
     mean = mean_over_seeds(each.tolist())
     accuracy = replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high), n=len(same))
-    return Verification(accuracy, each, limits, int(same.sum()), int((~same).sum()))
+    return Verification(accuracy, each, limits, int(same.sum()), int((~same).sum()), np.empty(0))
 
 
 # ----------------------------------------------------------------------------------------------------- identification

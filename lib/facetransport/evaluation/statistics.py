@@ -101,6 +101,22 @@ def weighted_mean(values: np.ndarray, unit: np.ndarray) -> Callable[[np.ndarray]
     return statistic
 
 
+def joined(by_seed: Sequence[float], people: float) -> Estimate:
+    """Mean of a few runs on the same people, for people and seeds together: the interval's half is the root of the sum
+    of two squares, of ``people``, half the interval over them, and of half of Student's over the seeds, if there are
+    several."""
+    if len(by_seed) == 1:
+        return Estimate(by_seed[0], by_seed[0] - people, by_seed[0] + people, 1)
+    seeds = mean_over_seeds(by_seed)
+    half = float(np.hypot(people, seeds.high - seeds.value))
+    return Estimate(seeds.value, seeds.value - half, seeds.value + half, seeds.n)
+
+
+def normal_half(resampled: np.ndarray) -> float:
+    """Half of the normal interval from values on bootstrap resamples (R,)."""
+    return float(stats.norm.ppf((1 + LEVEL) / 2) * np.std(resampled, ddof=1))
+
+
 def mean_over_seeds(values: Sequence[float]) -> Estimate:
     """Mean of a few runs with Student's t interval."""
     array = np.asarray(values, np.float64)

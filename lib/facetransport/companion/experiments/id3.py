@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,6 +33,7 @@ from facetransport.generation import Model, generate_into, load_model
 from facetransport.papers.id3 import Adjustment, Decoded, Slope, anchors, around, empirical, loss, random_anchors
 from facetransport.papers.idiff_face import fit_plda
 from facetransport.recognition.plda import Plda
+from facetransport.recognition.recogniser import Recogniser
 from facetransport.recognition.tammes import sweeps
 from facetransport.tensors import read_model, seeded
 from facetransport.training import Loss, TrainingConfig, resident
@@ -145,10 +146,24 @@ def set_recipe(profile: Profile, identities: int | None = None, samples: int | N
     section, main = replace(profile.id3_set, **changes), profile.generation
     n, each = (a if b is None else b for a, b in ((main.identities, identities), (main.samples, samples)))
     config = as_config(section) | {"identities": n, "samples": each, "seed": main.seed}
-    made_of = [recipe(profile), idiff_face.training_contexts(profile), roles.recipe(profile, "val")]
-    made_of += [sight_recipe(profile)] * (section.sight == "distilled")
+    laws = idiff_face.training_contexts(profile), roles.recipe(profile, "val")
     make = partial(_make_set, section, n, each, main.seed)
-    return Recipe("id3.set", config, make, upstream=(*made_of, *_white_box(profile)), collective=True)
+    return Recipe("id3.set", config, make, upstream=(*laws, *drawn_by(profile, section)), collective=True)
+
+
+def drawn_by(profile: Profile, section: ID3Set) -> list[Recipe]:
+    """What a set is drawn by; `read_drawing` reads it."""
+    cheap = [sight_recipe(profile)] * (section.sight == "distilled")
+    return [recipe(profile), *cheap, *_white_box(profile)]
+
+
+def read_drawing(section: ID3Set, folders: Sequence[Path]) -> tuple[Model, Recogniser]:
+    """The adjusted model, and the recogniser whose embeddings its contexts are."""
+    network, *rest = folders
+    distilled, white_box = (rest[:1], rest[1:]) if section.sight == "distilled" else ([], rest)
+    sight = _read_distilled(*distilled) if distilled else _read_decoded(white_box)
+    model = load_model(network / MODEL, autoencoder.load_folders(white_box[1:]))
+    return adjusted(model, sight, section.slope), recognisers.read(white_box[0])
 
 
 def conditions(
@@ -178,12 +193,9 @@ def how(section: ID3Set) -> dict[str, Any]:
 
 
 def _make_set(section: ID3Set, n: int, samples: int, seed: int, folder: Path, upstream: tuple[Path, ...]) -> None:
-    network, known, val, *rest = upstream
-    distilled, white_box = (rest[:1], rest[1:]) if section.sight == "distilled" else ([], rest)
-    sight = _read_distilled(*distilled) if distilled else _read_decoded(white_box)
-    model = adjusted(load_model(network / MODEL, autoencoder.load_folders(white_box[1:])), sight, section.slope)
-    faces = FaceSet.load(val)
-    like = fit_plda(idiff_face.read_contexts(known), recognisers.read(white_box[0]), faces)
+    known, val, *drawing = upstream
+    (model, reference), faces = read_drawing(section, drawing), FaceSet.load(val)
+    like = fit_plda(idiff_face.read_contexts(known), reference, faces)
     y, told = conditions(section, like, faces.table, attributes_of(model), n, samples, seed)
     generate_into(folder, model, y, samples, seed, attributes=told, **how(section), share=devices.share())
 

@@ -35,7 +35,7 @@ from facetransport.papers.idiff_face import (
     uniform_contexts,
 )
 from facetransport.recognition.plda import Plda
-from facetransport.tensors import compact, read_model, save_model
+from facetransport.tensors import compact, read_model, rounding, save_model
 from facetransport.training import resident
 
 UNCONDITIONAL = "unconditional"  # the variant that draws the faces of two-stage contexts
@@ -202,7 +202,8 @@ def _require_contexts(profile: Profile, kind: str, n: int | None) -> None:
 
 def _make_drawn(draw: Draw, folder: Path, upstream: tuple[Path, ...]) -> None:
     contexts = draw(upstream)
-    save_file({"contexts": contexts.half() if contexts.ndim == 3 else contexts.contiguous()}, folder / CONTEXTS)
+    contexts = contexts.half() if contexts.ndim == 3 else contexts
+    save_model(folder / CONTEXTS, {"contexts": contexts}, small=rounding(smallest=2**62))  # float16, where shipped
 
 
 def _uniform(profile: Profile, n: int, seed: int) -> Source:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from facetransport.companion.artifacts import Recipe
-from facetransport.companion.experiments import aligned, given, id3, recognisers, roles
+from facetransport.companion.experiments import aligned, given, id3, recognisers, redrawn, roles
 from facetransport.companion.experiments.idiff_face import dataset_recipe
-from facetransport.companion.profiles import Profile, RecogniserTraining, as_config
+from facetransport.companion.profiles import ID3Set, Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet
 from facetransport.evaluation import benchmark
 from facetransport.evaluation.pairs import PairSet
@@ -65,7 +65,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, from Table 2 of its paper
     "_original_score": {"adjustment": 0.0},
     "_no_attributes": {"attributes": False},
     "_wider": {"bounds": (0.5, 0.7)},
-    "_narrower": {"bounds": (0.7, 0.9)},
 }
 AS_PUBLISHED: dict[str, tuple[str, float]] = {  # IDiff-Face's contexts and CPD
     "published": ("uniform", 0.25),
@@ -88,8 +87,11 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     return {
         "authentic": (authentic, "randaugment"),
         "authentic_flip": (authentic, "flip"),
+        "authentic_decoded_flip": (redrawn.decoded_recipe(profile), "flip"),
+        "authentic_redrawn_flip": (redrawn.redrawn_recipe(profile), "flip"),
         "plda": (plda, "randaugment"),
         "plda_flip": (plda, "flip"),
+        "plda_more_steps_flip": (dataset_recipe(profile, "plda", steps=4 * profile.sampling.steps), "flip"),
         "plda_half": (dataset_recipe(profile, "plda", n // 2), "randaugment"),
         "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
         "fast_solver": (fast, "randaugment"),
@@ -133,14 +135,12 @@ def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
 
 
 def longer_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
-    """(set, steps) -> one run with the first seed and ``longer`` times the steps, on authentic images, on ID3's set and
-    on those of ``larger`` times as many people (``id3_x2``): whether the main table ends before its recognisers have
-    converged, and what more people are worth where they have."""
+    """(set, steps) -> one run with the first seed and ``longer`` times the steps, on authentic images and on ID3's set,
+    and on sets of it of ``larger`` times as many people (``id3_x2``): whether the main table ends before its
+    recognisers have converged, and what more people are worth where they have."""
     section, people = profile.synthetic_recognition, profile.generation.identities
     sets = {name: (faces, section.longer) for name, faces in _same_people(profile).items()}
-    for times, longest in section.larger:
-        lengths = tuple(dict.fromkeys((*section.longer, longest)))
-        sets[f"id3_x{times}"] = id3.set_recipe(profile, times * people), lengths
+    sets |= {f"id3_x{n}": (id3.set_recipe(profile, n * people), (steps,)) for n, steps in section.larger}
     return {
         (name, times * section.training.steps): run_recipe(
             profile, faces, f"longer.{name}", "flip", section.training.lr, section.seeds[0], times
@@ -174,3 +174,21 @@ def pilot_runs(profile: Profile) -> dict[Choice, Recipe]:
 def _pilot(profile: Profile, kind: str, cpd: float, guidance: float, temperature: float, lr: float) -> Recipe:
     faces = dataset_recipe(profile, kind, cpd=cpd, guidance=guidance, temperature=temperature)
     return run_recipe(profile, faces, "pilot", "randaugment", lr, profile.synthetic_recognition.seeds[0])
+
+
+def id3_pilot_runs(profile: Profile) -> dict[tuple[float | str, ...], Recipe]:
+    """Bounds (as text), adjustment, steps, guidance and temperature of an ID3 set -> one run with the first seed, to
+    choose the profile's own by, on `val` people. That one is a run of the main table."""
+    section, first = profile.synthetic_recognition, profile.synthetic_recognition.seeds[0]
+    runs = {_knobs(profile.id3_set): recognition_run(profile, "id3_flip", first)}
+    for pilot in section.id3_pilots:
+        change = {name: value for name, value in vars(pilot).items() if value is not None}
+        faces = id3.set_recipe(profile, **change)
+        run = run_recipe(profile, faces, "id3_pilot", "flip", section.training.lr, first)
+        runs[_knobs(replace(profile.id3_set, **change))] = run
+    return runs
+
+
+def _knobs(drawing: ID3Set) -> tuple[float | str, ...]:
+    bounds = "{:g} to {:g}".format(*drawing.bounds)
+    return bounds, drawing.adjustment, drawing.steps, drawing.guidance, drawing.temperature
