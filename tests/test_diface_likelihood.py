@@ -31,8 +31,8 @@ class Exact:
     abar: Tensor = field(default_factory=lambda: Schedule().alphas_cumprod)
 
     def __call__(self, z: Tensor, t: Tensor, prompts: Tensor | None) -> Tensor:
-        abar = self.abar[t][:, None]
-        mean, deviation = (torch.zeros(DIM), UNTOLD) if prompts is None else (prompts, TOLD)
+        abar = self.abar[t][:, None, None]
+        mean, deviation = (torch.zeros(DIM), UNTOLD) if prompts is None else (prompts[:, None], TOLD)
         return (1 - abar).sqrt() * (z - abar.sqrt() * mean) / (abar * deviation**2 + 1 - abar)
 
 

@@ -143,6 +143,13 @@ def test_only_words_that_matter_are_looked_up(encoder: TextEncoder) -> None:
     assert [set(taken) for taken in read.taken] == [set(), {"sporting"}, {"dude"}]
 
 
+def test_a_word_gives_way_in_a_rare_meaning_only_where_its_clause_stays_alike(encoder: TextEncoder) -> None:
+    """A dog may be a lad; a dude is usually a man."""
+    assert thesaurus.neighbours("dog") and not any(thesaurus.neighbours("dog").values())
+    read = ThesaurusReader(Known(encoder)).read(["glasses, with a dog", "a dog", "a dude"])  # type: ignore[arg-type]
+    assert [set(taken) for taken in read.taken] == [set(), set(), {"dude"}]
+
+
 def test_what_a_looked_up_word_says_must_be_sure(encoder: TextEncoder) -> None:
     doubtful = ThesaurusReader(Known(encoder, sure=0.6)).read(["a dude with glasses"])  # type: ignore[arg-type]
     assert doubtful.said.tolist() == [[UNSAID, PRESENT, UNSAID]]  # the glasses stand there

@@ -24,13 +24,19 @@ def test_endings_are_looked_up_by_their_stems(word: str, stem: str) -> None:
 
 
 def test_what_a_user_types_is_found() -> None:
-    assert thesaurus.neighbours("granny")[0] in ("grandma", "grandmother")
+    assert next(iter(thesaurus.neighbours("granny"))) in ("grandma", "grandmother")
     assert {"man", "adult male"} & set(thesaurus.neighbours("dude"))
     assert set(thesaurus.neighbours("specs")) == {"eyeglasses", "glasses", "spectacles"}
 
 
 def test_what_training_holds_or_nobody_knows_has_none() -> None:
-    assert thesaurus.neighbours("beard") == thesaurus.neighbours("qwxz") == ()
+    assert thesaurus.neighbours("beard") == thesaurus.neighbours("qwxz") == {}
+
+
+def test_what_a_word_usually_means_comes_first() -> None:
+    assert thesaurus.neighbours("chap")["lad"] and not any(thesaurus.neighbours("dog").values())
+    for others in thesaurus._entries().values():
+        assert others and list(others.values()) == sorted(others.values(), reverse=True)
 
 
 WORDNET = {
@@ -45,6 +51,13 @@ WORDNET = {
         "00000002 00 s 02 pallid(p) 0 wan 0 002 & 00000001 a 0000 ! 00000009 a 0101 | deficient in color\n"
         "00000004 00 s 01 quite_unknown 0 000 | two words\n"
     ),
+    "index.sense": (
+        "beard%1:18:00:: 00000003 1 0\n"
+        "granny%1:18:00:: 00000001 1 2\n"
+        "pallid%5:00:00:colorless:00 00000002 1 0\n"
+        "wan%3:00:00:: 00000009 1 3\n"
+        "wan%5:00:00:colorless:00 00000002 2 1\n"
+    ),
 }
 
 
@@ -52,9 +65,8 @@ def test_wordnets_files_are_read(tmp_path: Path) -> None:
     for name, text in WORDNET.items():
         (tmp_path / name).write_text(text)
     assert thesaurus.derive(tmp_path) == {
-        "granny": ["grandma", "old woman"],  # its synonym first, then its kind; not what it is the kind of
-        "pallid": ["pale"],  # wan is no word of training either
-        "wan": ["pale"],
+        "granny": {"grandma": True, "old woman": True},  # its synonym first, then its kind; not what is a kind of it
+        "pallid": {"pale": True},  # wan, whose second meaning this is, is no word of training either
     }
     with pytest.raises(FileNotFoundError, match=r"no data\.noun.*expected WordNet's dict folder"):
         thesaurus.derive(tmp_path / "nowhere")

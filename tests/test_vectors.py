@@ -83,6 +83,14 @@ def test_a_new_mlp_predicts_v_zero() -> None:
     torch.testing.assert_close(network(z, t, tokens), expected)
 
 
+def test_vectors_that_share_a_description_are_taken_together(denoiser: VectorDenoiser) -> None:
+    z, t, tokens = inputs()
+    several = torch.stack([z, -z, 2 * z], 1)
+    for told in (tokens, None):
+        each = [denoiser(several[:, k], t, told) for k in range(3)]
+        torch.testing.assert_close(denoiser(several, t, told), torch.stack(each, 1), **CLOSE)
+
+
 def test_it_computes_v(denoiser: VectorDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that knows v = sqrt(abar) eps - sqrt(1 - abar) z_0 makes a denoiser that knows eps, and so z_0."""
     z0, noise, abar = torch.randn(8, 32), torch.randn(8, 32), Schedule(50).alphas_cumprod[30]

@@ -30,9 +30,8 @@ from facetransport.world.clauses import clauses, plain
 TOGETHER = 16  # texts read at a time
 MOST = 0.8  # of what is there that a training text mentions; the usual one mentions little, as searches do
 ENOUGH = 0.55  # a cosine, of the rule: best F1 on texts of val people in training's words, of 0.5, 0.55 ... 0.9
-SURE = (
-    0.7  # of what only a looked up word says; chosen with words of training set aside, as was that they are looked up
-)
+SURE = 0.7  # of what only a looked up word says; chosen, as ALIKE, with words of training set aside
+ALIKE = 0.5  # a cosine: what a noun rarely means takes its place only if the clause stays as like itself as this
 INVENTED = 0.5  # share of training texts that describe nobody: what is usual must not stand in for what is said
 SLIPS = 0.2  # share of training batches with typos
 
@@ -106,7 +105,8 @@ class NetworkReader:
 @dataclass(frozen=True)
 class ThesaurusReader:
     """A reader that looks up what it cannot place: words that training does not hold give way to their neighbours in
-    WordNet (`facetransport.world.thesaurus`), to the one that changes its clause least (MiniLM's cosine). What the text
+    WordNet (`facetransport.world.thesaurus`), to the one that changes its clause least (MiniLM's cosine), in their
+    usual meaning or, where that leaves the clause ``ALIKE``, in another: a chap is a lad, a dog is not. What the text
     as it stands says counts first; what only the other says, where the reader is ``SURE`` of it. Words that matter are
     looked up: of "sporting a beard" the reader understands the same without the first.
     """
@@ -145,14 +145,20 @@ class ThesaurusReader:
         return [pair for pair, does in zip(pairs, matter, strict=True) if does]
 
     def _nearest(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Of words in their clauses: the neighbour with which the clause is most like itself."""
-        tried = {
-            pair: [_exchanged(pair[1], {pair[0]: other}) for other in thesaurus.neighbours(pair[0])] for pair in pairs
-        }
-        texts = list(dict.fromkeys(text for pair in pairs for text in (pair[1], *tried[pair])))
+        """Of words in their clauses: the neighbour with which a clause is most like itself, if one may stand there."""
+        tried = {(pair, other): _exchanged(pair[1], {pair[0]: other}) for pair in pairs for other in _near(pair)}
+        texts = list(dict.fromkeys([*(clause for _, clause in pairs), *tried.values()]))
         states = dict(zip(texts, self.reader.words.sentence_states(texts), strict=True))
-        likeness = {pair: [float(states[text] @ states[pair[1]]) for text in others] for pair, others in tried.items()}
-        return {pair: thesaurus.neighbours(pair[0])[int(np.argmax(found))] for pair, found in likeness.items()}
+        likeness = {key: float(states[text] @ states[key[0][1]]) for key, text in tried.items()}
+        fit = {
+            pair: [other for other, usual in _near(pair).items() if usual or likeness[pair, other] >= ALIKE]
+            for pair in pairs
+        }
+        return {p: max(others, key=lambda other: likeness[p, other]) for p, others in fit.items() if others}
+
+
+def _near(pair: tuple[str, str]) -> Mapping[str, bool]:
+    return thesaurus.neighbours(pair[0])
 
 
 def _unplaced(text: str) -> dict[str, str]:
@@ -190,7 +196,7 @@ class ClauseReader:
     def of(cls, names: tuple[str, ...], words: TextEncoder) -> ClauseReader:
         """With every phrase of the grammar's training part."""
         phrases = grammar.phrase_bank(names)
-        return cls(names, words, phrases, F.normalize(words.clause_states([p.text for p in phrases]), dim=1))
+        return cls(names, words, phrases, words.sentence_states([phrase.text for phrase in phrases]))
 
     def read(self, texts: Sequence[str]) -> Reading:
         """As `Reader`; confidence is the cosine, and 1 for what is unsaid."""

@@ -107,7 +107,7 @@ class ResidualBlock(nn.Module):
 
 
 class MLPBody(nn.Module):
-    """z (B, d), t int (B,), tokens (B, L, e) or their sum (B, width) -> (B, d)."""
+    """z (B, d) or (B, K, d), t int (B,), tokens (B, L, e) or their sum (B, width) -> as z."""
 
     def __init__(self, config: VectorConfig) -> None:
         super().__init__()
@@ -152,6 +152,9 @@ class UNetBody(nn.Module):
         )
 
     def forward(self, z: Tensor, t: Tensor, tokens: Tensor | None) -> Tensor:
+        if z.ndim == 3:
+            each = (part if part is None else part.repeat_interleave(z.shape[1], 0) for part in (t, tokens))
+            return self(z.flatten(0, 1), *each).view_as(z)
         tokens = z.new_zeros(len(z), 1, self.token_dim) if tokens is None else tokens
         present = tokens.abs().amax(2) > 0
         folded = z.unflatten(1, (FOLD, 1, -1))
@@ -162,7 +165,10 @@ _BODIES: dict[str, type[nn.Module]] = {"mlp": MLPBody, "unet": UNetBody}
 
 
 class VectorDenoiser(nn.Module):
-    """eps = denoiser(z_t (B, d), t int (B,), tokens (B, L, e) or None); computes v inside, as `denoisers` do."""
+    """eps = denoiser(z_t (B, d), t int (B,), tokens (B, L, e) or None); computes v inside, as `denoisers` do.
+
+    z_t may be (B, K, d), K vectors to a time and a description: the MLP takes in what is said once for all of them.
+    """
 
     abar: Tensor
     micro_batch = 256

@@ -194,11 +194,9 @@ class LikelihoodMatch:
     def _error(self, images: Tensor, prompts: Tensor | None) -> Tensor:
         """(P,): || eps - D(z_t, t, prompts) ||^2, the mean over the draws of noise."""
         t = torch.full((len(images),), self.t, device=self.features.device)
-        abar, errors = self.denoiser.abar[t], []
-        for eps in (noise[images] for noise in self.noise):
-            z_t = add_noise(self.features[images], eps, abar)
-            errors.append((eps - self.denoiser(z_t, t, prompts)).square().sum(1))
-        return torch.stack(errors).mean(0)
+        eps = self.noise[:, images].transpose(0, 1)
+        z_t = add_noise(self.features[images, None], eps, self.denoiser.abar[t])
+        return (eps - self.denoiser(z_t, t, prompts)).square().sum(2).mean(1)
 
 
 def timestep(schedule: Schedule, level: float) -> int:

@@ -5,8 +5,9 @@ thesaurus.tsv is derived from WordNet 3.0 (Princeton University; its licence is 
     python -m facetransport.world.thesaurus WORDNET/dict
 
 and must be derived again when the lexicon changes. A word's neighbours are its synonyms, and those of what it is a
-kind of or is similar to; scikit-learn's stop words ("but", "do") have none. Nothing was chosen by looking at the words
-that are held out of training.
+kind of or is similar to; scikit-learn's stop words ("but", "do") have none. They stand in two columns: those in the
+word's usual meaning, and those that it may have as a noun: a dog is an animal, but may be a lad. Nothing was chosen by
+looking at the words that are held out of training.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -33,36 +34,46 @@ class Synset(NamedTuple):
     near: tuple[str, ...]
 
 
-def neighbours(word: str) -> tuple[str, ...]:
-    """What stands for a word among those of training, the nearest first; nothing for a word that training holds, or
-    for one that WordNet does not know. Plurals and verbs are looked up by their stems."""
+def neighbours(word: str) -> Mapping[str, bool]:
+    """What stands for a word among those of training -> whether in its usual meaning, these first and the nearest of
+    them at the beginning; nothing for a word that training holds, or for one that WordNet does not know. Plurals and
+    verbs are looked up by their stems."""
     if word in grammar.vocabulary():
-        return ()
+        return {}
     stems = (word[: len(word) - len(end)] + other for end, other in ENDINGS if word.endswith(end))
-    return next((_entries()[stem] for stem in stems if stem in _entries()), ())
+    return next((_entries()[stem] for stem in stems if stem in _entries()), {})
 
 
 @cache
-def _entries() -> dict[str, tuple[str, ...]]:
+def _entries() -> dict[str, dict[str, bool]]:
     lines = (line.split("\t") for line in FILE.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
-    return {word: tuple(others.split(",")) for word, others in lines}
+    return {word: _flagged(usual, True) | _flagged(other, False) for word, usual, other in lines}
+
+
+def _flagged(column: str, usual: bool) -> dict[str, bool]:
+    return dict.fromkeys(filter(None, column.split(",")), usual)
 
 
 # ----------------------------------------------------------------------------------------------------- how it was made
 
 
-def derive(wordnet: Path) -> dict[str, list[str]]:
-    """Word -> its neighbours, of WordNet's data files in a folder. FileNotFoundError where there are none."""
-    synsets = _read(wordnet)
-    found: dict[str, dict[str, int]] = defaultdict(dict)
-    for synset in synsets.values():
-        near = [word for key in synset.near if key in synsets for word in synsets[key].words]
+def derive(wordnet: Path) -> dict[str, dict[str, bool]]:
+    """Word -> its `neighbours`, of WordNet's files in a folder. FileNotFoundError where there are none."""
+    synsets, usual = _read(wordnet), _usual(wordnet)
+    found: dict[str, dict[str, tuple[bool, int]]] = defaultdict(dict)  # unusual before 0 or 1, how near
+    for key, synset in synsets.items():
+        near = [word for other in synset.near if other in synsets for word in synsets[other].words]
         ranked = [*((word, 0) for word in synset.words), *((word, 1) for word in near)]
         for word in filter(_is_new, synset.words):
+            unusual = key not in usual.get(word, ())
             for other, rank in ranked:
-                if _is_known(other):
-                    found[word][other] = min(rank, found[word].get(other, rank))
-    return {word: sorted(others, key=lambda o: (others[o], o)) for word, others in sorted(found.items())}
+                if _is_known(other) and (key[0] == "n" or not unusual):
+                    found[word][other] = min((unusual, rank), found[word].get(other, (True, 2)))
+    return {word: _in_order(others) for word, others in sorted(found.items())}
+
+
+def _in_order(others: Mapping[str, tuple[bool, int]]) -> dict[str, bool]:
+    return {other: not others[other][0] for other in sorted(others, key=lambda other: (others[other], other))}
 
 
 def _is_new(word: str) -> bool:
@@ -89,6 +100,18 @@ def _read(wordnet: Path) -> dict[str, Synset]:
     return {key: synset for file in files for key, synset in _synsets(file)}
 
 
+def _usual(wordnet: Path) -> dict[str, set[str]]:
+    """Word -> the key of its usual meaning, by WordNet's senseidx(5): its first as a noun, a verb, an adjective or an
+    adverb, whichever WordNet's texts have most often; all of these where they have none."""
+    firsts: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for line in (wordnet / "index.sense").read_text(encoding="latin-1").splitlines():
+        sense, offset, number, times = line.split()
+        word, _, kind = sense.partition("%")
+        if number == "1":
+            firsts[word].append((int(times), "nvara"[int(kind[0]) - 1] + offset))
+    return {word: {key for times, key in found if times == max(found)[0]} for word, found in firsts.items()}
+
+
 def _synsets(file: Path) -> Iterator[tuple[str, Synset]]:
     """By WordNet's wndb(5): offset, file, type, number of words (hex), words, number of pointers, pointers, gloss."""
     for line in file.read_text(encoding="latin-1").splitlines():
@@ -110,10 +133,14 @@ def _kind(kind: str) -> str:
     return "a" if kind == "s" else kind
 
 
+def _columns(others: Mapping[str, bool]) -> tuple[list[str], list[str]]:
+    return [other for other, usual in others.items() if usual], [o for o, usual in others.items() if not usual]
+
+
 def main(wordnet: str) -> None:
     """Write thesaurus.tsv below the head that it has."""
     head = [line for line in FILE.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    lines = [f"{word}\t{','.join(others)}" for word, others in derive(Path(wordnet)).items()]
+    lines = ["\t".join([word, *map(",".join, _columns(others))]) for word, others in derive(Path(wordnet)).items()]
     FILE.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
 
 

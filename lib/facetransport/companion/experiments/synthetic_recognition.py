@@ -84,6 +84,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
     slow = quarter(solver="ddpm", steps=slowest)
     plain = partial(dataset_recipe, profile, guidance=1.0, temperature=1.0)
+    untaught = replace(profile, id3=replace(profile.id3, identity_weight=0.0))
     return {
         "authentic": (authentic, "randaugment"),
         "authentic_flip": (authentic, "flip"),
@@ -98,6 +99,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
         "published_solver": (slow, "randaugment"),
         **{f"{name}_flip": (plain(kind, cpd=cpd), "flip") for name, (kind, cpd) in AS_PUBLISHED.items()},
         **{f"id3{end}_flip": (id3.set_recipe(profile, **change), "flip") for end, change in ABLATIONS.items()},
+        "id3_no_loss_term_flip": (id3.set_recipe(untaught), "flip"),
     }
 
 

@@ -23,6 +23,7 @@ from facetransport.companion.experiments.fitting import MODEL, fit
 from facetransport.companion.profiles import DiFace, Profile, Words, as_config
 from facetransport.devices import device
 from facetransport.diffusion.statements import (
+    ALIKE,
     ENOUGH,
     SURE,
     ClauseReader,
@@ -113,7 +114,7 @@ def readings_recipe(profile: Profile, words: str, kind: Kind = READERS[0]) -> Re
 
 
 def _thesaurus() -> dict[str, Any]:
-    return {"sure": SURE, "thesaurus": sha256(thesaurus.FILE.read_bytes()).hexdigest()[:16]}
+    return {"sure": SURE, "alike": ALIKE, "thesaurus": sha256(thesaurus.FILE.read_bytes()).hexdigest()[:16]}
 
 
 def load_readings(profile: Profile, store: Store, words: str, kind: Kind = READERS[0]) -> dict[str, list[np.ndarray]]:
