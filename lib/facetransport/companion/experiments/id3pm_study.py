@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from scipy.ndimage import laplace
 from sklearn.linear_model import Ridge
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -25,8 +24,10 @@ from facetransport.data.alignment import similarity, transform_points, warp
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.diffusion.conditions import Attributes
 from facetransport.diffusion.sampling import device_of
+from facetransport.evaluation.descriptions import weighted_histograms
 from facetransport.evaluation.leakage import nearest
 from facetransport.evaluation.protocols import Verification, separability, verify_pairs
+from facetransport.evaluation.separability import ErrorRates
 from facetransport.evaluation.statistics import Estimate, bootstrap, weighted_mean
 from facetransport.evaluation.variation import Pairs, draw_pairs
 from facetransport.generation import Model
@@ -205,11 +206,13 @@ def agreement(asked: np.ndarray, obtained: np.ndarray, unit: np.ndarray, resampl
 
 def area(scores: np.ndarray, yes: np.ndarray, unit: np.ndarray, resamples: int) -> Estimate:
     """AUC of scores (N,) for yes, bool (N,), with an interval over people (unit: int (N,))."""
+    values, bins = np.unique(scores, return_inverse=True)
 
     def auc(weights: np.ndarray) -> np.ndarray:
-        return np.array([roc_auc_score(yes, scores, sample_weight=w[unit]) for w in weights])
+        parts = (weighted_histograms(bins[who], len(values), weights.T, unit[who]) for who in (yes, ~yes))
+        return ErrorRates.of(*parts).auc()
 
-    return bootstrap(auc, int(unit.max()) + 1, min(200, resamples), count=len(scores))
+    return bootstrap(auc, int(unit.max()) + 1, resamples, count=len(scores))
 
 
 def groups(table: pd.DataFrame) -> dict[str, np.ndarray]:
