@@ -379,6 +379,16 @@ CLAIMS += [
         ("wider", "these bounds beat wider ones, [0.5, 0.7]"),
     )
 ]
+CLAIMS += [
+    Claim(
+        "ID3",
+        "what is drawn is better to train on by the identity term in the loss",
+        "3.2, inferred",
+        ("id3.ablation.no_loss_term.rendered",),
+        positive,
+        "full minus without, accuracy",
+    )
+]
 V, A = "id3pm.verification", "id3pm.attribute"
 CLAIMS += [
     Claim(
