@@ -501,6 +501,12 @@ def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
     knobs = drawing.adjustment, drawing.steps, drawing.guidance, drawing.temperature
     assert list(of_id3) == [("0.7 to 0.9", *knobs), ("0.5 to 0.7", *knobs)]  # the profile's own, and what it names
     assert of_id3["0.7 to 0.9", *knobs].upstream[0].key == rows["id3_flip"][0].key
+    fast, mirrored = smoke.sampling.steps, synthetic_recognition.mirrored_pilot_runs(smoke)
+    assert mirrored[fast, main.guidance, main.temperature].key == runs["plda_flip", section.seeds[0]].key
+    same = mirrored[drawing.steps, drawing.guidance, drawing.temperature].upstream[0].config
+    assert {name: same[name] for name in ("steps", "guidance", "temperature")} == {
+        name: getattr(drawing, name) for name in ("steps", "guidance", "temperature")
+    }
     longer = synthetic_recognition.longer_runs(smoke)
     steps = 2 * section.training.steps
     assert set(longer) == {("authentic", steps), ("id3", steps), ("id3_x2", steps)}

@@ -48,6 +48,7 @@ def experiment_recipes(profile: Profile) -> list[Recipe]:
     """Trainings whose results, not whose weights, are kept: a few KB each."""
     runs = [*synthetic.pilot_runs(profile).values(), *synthetic.recognition_runs(profile).values()]
     runs += [*synthetic.longer_runs(profile).values(), *synthetic.id3_pilot_runs(profile).values()]
+    runs += synthetic.mirrored_pilot_runs(profile).values()
     runs += id3.tammes_recipes(profile)
     runs += [*diface_study.study_recipes(profile), *diface_study.level_recipes(profile)]
     return list({recipe.key: recipe for recipe in runs}.values())

@@ -84,6 +84,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
     slow = quarter(solver="ddpm", steps=slowest)
     plain = partial(dataset_recipe, profile, guidance=1.0, temperature=1.0)
+    less_guidance = dataset_recipe(profile, "plda", steps=profile.id3_set.steps, guidance=profile.id3_set.guidance)
     untaught = replace(profile, id3=replace(profile.id3, identity_weight=0.0))
     return {
         "authentic": (authentic, "randaugment"),
@@ -93,6 +94,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
         "plda": (plda, "randaugment"),
         "plda_flip": (plda, "flip"),
         "plda_more_steps_flip": (dataset_recipe(profile, "plda", steps=4 * profile.sampling.steps), "flip"),
+        "plda_less_guidance_flip": (less_guidance, "flip"),
         "plda_half": (dataset_recipe(profile, "plda", n // 2), "randaugment"),
         "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
         "fast_solver": (fast, "randaugment"),
@@ -176,6 +178,21 @@ def pilot_runs(profile: Profile) -> dict[Choice, Recipe]:
 def _pilot(profile: Profile, kind: str, cpd: float, guidance: float, temperature: float, lr: float) -> Recipe:
     faces = dataset_recipe(profile, kind, cpd=cpd, guidance=guidance, temperature=temperature)
     return run_recipe(profile, faces, "pilot", "randaugment", lr, profile.synthetic_recognition.seeds[0])
+
+
+def mirrored_pilot_runs(profile: Profile) -> dict[tuple[float, ...], Recipe]:
+    """Steps, guidance and temperature of IDiff-Face's set (PLDA contexts) -> one run with the first seed and mirror
+    images only, as ID3's pilots; sampled as ID3's set is, and runs of the main table."""
+    main, fast, like = profile.generation, profile.sampling.steps, profile.id3_set
+    section, first = profile.synthetic_recognition, profile.synthetic_recognition.seeds[0]
+    how: dict[str, Any] = {"steps": like.steps, "guidance": like.guidance, "temperature": like.temperature}
+    faces = dataset_recipe(profile, "plda", **how)
+    return {
+        tuple(how.values()): run_recipe(profile, faces, "pilot", "flip", section.training.lr, first),
+        (like.steps, like.guidance, main.temperature): recognition_run(profile, "plda_less_guidance_flip", first),
+        (4 * fast, main.guidance, main.temperature): recognition_run(profile, "plda_more_steps_flip", first),
+        (fast, main.guidance, main.temperature): recognition_run(profile, "plda_flip", first),
+    }
 
 
 def id3_pilot_runs(profile: Profile) -> dict[tuple[float | str, ...], Recipe]:
