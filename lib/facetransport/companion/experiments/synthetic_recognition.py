@@ -84,7 +84,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
     slow = quarter(solver="ddpm", steps=slowest)
     plain = partial(dataset_recipe, profile, guidance=1.0, temperature=1.0)
-    less_guidance = dataset_recipe(profile, "plda", steps=profile.id3_set.steps, guidance=profile.id3_set.guidance)
+    less_guidance = dataset_recipe(profile, "plda", **_as_id3(profile))
     untaught = replace(profile, id3=replace(profile.id3, identity_weight=0.0))
     return {
         "authentic": (authentic, "randaugment"),
@@ -180,16 +180,22 @@ def _pilot(profile: Profile, kind: str, cpd: float, guidance: float, temperature
     return run_recipe(profile, faces, "pilot", "randaugment", lr, profile.synthetic_recognition.seeds[0])
 
 
+def _as_id3(profile: Profile) -> dict[str, Any]:
+    """Steps and guidance of ID3's set, for IDiff-Face's network; one that always saw its context has no guidance."""
+    like = profile.id3_set
+    return {"steps": like.steps, "guidance": like.guidance if profile.idiff_face.context_drop else 1.0}
+
+
 def mirrored_pilot_runs(profile: Profile) -> dict[tuple[float, ...], Recipe]:
     """Steps, guidance and temperature of IDiff-Face's set (PLDA contexts) -> one run with the first seed and mirror
     images only, as ID3's pilots; sampled as ID3's set is, and runs of the main table."""
     main, fast, like = profile.generation, profile.sampling.steps, profile.id3_set
     section, first = profile.synthetic_recognition, profile.synthetic_recognition.seeds[0]
-    how: dict[str, Any] = {"steps": like.steps, "guidance": like.guidance, "temperature": like.temperature}
+    how = _as_id3(profile) | {"temperature": like.temperature}
     faces = dataset_recipe(profile, "plda", **how)
     return {
         tuple(how.values()): run_recipe(profile, faces, "pilot", "flip", section.training.lr, first),
-        (like.steps, like.guidance, main.temperature): recognition_run(profile, "plda_less_guidance_flip", first),
+        (like.steps, how["guidance"], main.temperature): recognition_run(profile, "plda_less_guidance_flip", first),
         (4 * fast, main.guidance, main.temperature): recognition_run(profile, "plda_more_steps_flip", first),
         (fast, main.guidance, main.temperature): recognition_run(profile, "plda_flip", first),
     }
