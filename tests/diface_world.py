@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.evaluation.described import Faces, Tokeniser
+from facetransport.evaluation.described import Faces, Tau
 from facetransport.evaluation.descriptions import Match
 from facetransport.world import grammar
 from facetransport.world.captions import UNSAID, Describer
@@ -60,7 +60,7 @@ def randomised(network: nn.Module, std: float = 0.1) -> Any:
 
 
 def said_tokens(n: int) -> Tensor:
-    return Tokeniser(NAMES, "statements")(anything(n), np.random.default_rng(0))
+    return Tau("statements").of(NAMES)(anything(n), np.random.default_rng(0))
 
 
 def contrast(left: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from facetransport.diffusion.autoencoder import CodeConfig, LossWeights
 from facetransport.diffusion.denoising import denoising_loss
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.vectors import Described, MultiLayer, VectorConfig, VectorDenoiser
-from facetransport.evaluation.described import Faces, describing
+from facetransport.evaluation.described import Faces, Tau, describing
 from facetransport.evaluation.matchers import DualEncoder, classifier_loss, contrastive_loss, regression_loss
 from facetransport.papers.diface import Refinement, denoiser_loss, refinement_loss
 from facetransport.recognition.iresnet import IResNetConfig, IResNetRecogniser
@@ -60,7 +60,7 @@ def codes(kind: str) -> tuple[nn.Module, Loss]:
 
 def words(kind: str) -> tuple[nn.Module, Loss]:
     faces = described()
-    say, width = describing(faces, "statements", Describer()), 2 * len(NAMES)
+    say, width = describing(faces, Tau(), Describer()), 2 * len(NAMES)
     if kind == "denoiser":
         network: nn.Module = VectorDenoiser(VectorConfig("mlp", 16, width, 32, 1, Schedule(50)))
         return network, denoiser_loss(torch.from_numpy(faces.embeddings), say, Schedule(50), 0.1)

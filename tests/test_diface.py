@@ -32,14 +32,15 @@ from facetransport.companion import artifacts
 from facetransport.companion import search as searching
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import diface as experiment
-from facetransport.companion.experiments import recognisers, roles
+from facetransport.companion.experiments import diface_study, recognisers, roles
 from facetransport.companion.experiments.recognisers import load_dlib
 from facetransport.companion.profiles import DiFace, Profile
 from facetransport.diffusion.schedule import Schedule
+from facetransport.diffusion.text import WordEncoder, minilm_folder
 from facetransport.diffusion.transport import ExactDenoiser, Mixture
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
 from facetransport.evaluation import described
-from facetransport.evaluation.described import People, Tokeniser
+from facetransport.evaluation.described import People, Tau
 from facetransport.papers import diface
 from facetransport.papers.diface import Model, Refinement
 from facetransport.recognition.recogniser import embed_faceset
@@ -69,7 +70,7 @@ def untrained(section: DiFace) -> Model:
 
 
 def test_every_statement_is_said_by_one_of_its_phrases() -> None:
-    said, tokens = anything(6), Tokeniser(NAMES, "clauses")(anything(6), np.random.default_rng(1))
+    said, tokens = anything(6), Tau("clauses").of(NAMES)(anything(6), np.random.default_rng(1))
     assert tokens.shape == (6, (said != UNSAID).sum(1).max(), 384)
     ways = {(a, v): [p.text for p in grammar.phrase_bank(NAMES) if p[:2] == (a, v)] for a, v in ((0, 1), (9, 0))}
     states = {key: described.text_encoder().clause_states(texts) for key, texts in ways.items()}
@@ -83,7 +84,7 @@ def test_every_statement_is_said_by_one_of_its_phrases() -> None:
 def test_every_phrase_is_as_likely() -> None:
     names = ("Bangs", "Male", "Double_Chin")
     said = np.tile(np.array([UNSAID, PRESENT, UNSAID], np.int8), (6000, 1))
-    tokens = described.tokeniser(names, "clauses")(said, np.random.default_rng(0))
+    tokens = Tau("clauses").of(names)(said, np.random.default_rng(0))
     ways = [p.text for p in grammar.phrase_bank(names) if (p.attribute, p.value) == (1, PRESENT)]
     spoken = (tokens[:, 0, None] == described.text_encoder().clause_states(ways)).all(2)  # (6000, ways)
     torch.testing.assert_close(spoken.float().mean(0), torch.full((len(ways),), 1 / len(ways)), atol=0.03, rtol=0)
@@ -100,20 +101,33 @@ def test_statements_are_one_hot_at_unit_scale() -> None:
 
 
 def test_descriptions_that_say_nothing_are_one_row_of_zeros() -> None:
-    nothing = Tokeniser(NAMES, "statements")(np.full((3, A), UNSAID, np.int8), np.random.default_rng(0))
+    nothing = Tau("statements").of(NAMES)(np.full((3, A), UNSAID, np.int8), np.random.default_rng(0))
     assert nothing.shape == (3, 1, 2 * A) and not nothing.any()
 
 
 def test_bad_descriptions_and_tokens_are_refused() -> None:
-    tokeniser, rng = Tokeniser(NAMES, "statements"), np.random.default_rng(0)
+    tokeniser, rng = Tau("statements").of(NAMES), np.random.default_rng(0)
     with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \(2, 5\)"):
         tokeniser(np.zeros((2, 5), np.int8), rng)
     with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \({A},\)"):
         tokeniser(np.zeros(A, np.int8), rng)
-    with pytest.raises(ValueError, match="tokens: expected 'statements' or 'clauses', got 'letters'"):
-        Tokeniser(NAMES, "letters")
+    with pytest.raises(ValueError, match="tokens: expected one of statements, clauses, text, got 'letters'"):
+        Tau("letters")
     with pytest.raises(ValueError, match=r"names: no words for \['Hat'\]"):
-        Tokeniser(("Hat",), "clauses")
+        Tau("clauses").of(("Hat",))
+    with pytest.raises(ValueError, match=r"names: no words for \['Hat'\]"):
+        Tau("text").of(("Hat",))
+    with pytest.raises(ValueError, match="encoder: clip reads tokens 'text', not 'clauses'"):
+        Tau("clauses", Path("clip"))
+
+
+def test_a_text_is_its_word_pieces_as_the_encoder_sees_them() -> None:
+    said = anything(5)
+    tokens = Tau("text").of(NAMES)(said, np.random.default_rng(3))
+    texts = grammar.describe(said, NAMES, np.random.default_rng(3))
+    assert len(set(texts)) == 5 and torch.equal(tokens, WordEncoder(minilm_folder())(texts).to(tokens))
+    with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \(2, 5\)"):
+        Tau("text").of(NAMES)(np.zeros((2, 5), np.int8), np.random.default_rng(0))
 
 
 # ------------------------------------------------------------------------------------------------- rough estimates
@@ -191,7 +205,7 @@ def test_guidance_exaggerates_what_the_words_change(untrained: Model) -> None:
 def test_training_describes_another_photograph(section: DiFace) -> None:
     faces = crowd(30)
     told = replace(section, error=0.0, say_yes=1.0, say_no=1.0)
-    tokens = described.describing(faces, told.tokens, experiment.describer_of(told))(
+    tokens = described.describing(faces, experiment.tau_of(told), experiment.describer_of(told))(
         torch.tensor([7, 2, 80]), torch.Generator().manual_seed(0)
     )
     assert torch.equal(tokens[:, :, 1::2].sum(1).bool(), torch.from_numpy(faces.elsewhere[[7, 2, 80]]))
@@ -199,7 +213,7 @@ def test_training_describes_another_photograph(section: DiFace) -> None:
 
 
 def test_every_step_describes_anew(section: DiFace) -> None:
-    say = described.describing(crowd(4), section.tokens, experiment.describer_of(section))
+    say = described.describing(crowd(4), experiment.tau_of(section), experiment.describer_of(section))
     rows, draw = torch.arange(12), lambda seed: torch.Generator().manual_seed(seed)
     first, second = say(rows, draw(3)), say(rows, draw(4))
     assert statements(first) != statements(second)
@@ -332,7 +346,7 @@ def test_scores_are_cosines_of_features_and_gallery(untrained: Model, refine_gal
     model = replace(untrained, settings=replace(untrained.settings, refine_gallery=refine_gallery))
     faces, said = crowd(4), anything(12)
     scores = everything(model.match(said, faces, seed=6))
-    tokens = Tokeniser(NAMES, "statements")(said, np.random.default_rng(6))
+    tokens = Tau("statements").of(NAMES)(said, np.random.default_rng(6))
     expected = model.features(tokens, seed=6).numpy() @ model.gallery(faces.embeddings).T
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert np.array_equal(everything(model.match(said, faces, seed=6)), scores)
@@ -435,7 +449,7 @@ def test_population_is_as_large_as_it_says(
 # ---------------------------------------------------------------------------------------------------------- recipes
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(DiFace)])
+@pytest.mark.parametrize("name", [f.name for f in fields(DiFace) if f.name != "text"])
 def test_keys_change_with_what_matters_and_with_nothing_else(smoke: Profile, name: str) -> None:
     changed = replace(smoke.diface, **{name: OTHER[name]})
     denoiser, refinement = (
@@ -446,6 +460,21 @@ def test_keys_change_with_what_matters_and_with_nothing_else(smoke: Profile, nam
     assert denoiser == (name not in OF_REFINEMENT | {"pixel_steps"})
     other = replace(smoke, diface=changed)
     assert experiment.population_recipe(smoke).key == experiment.population_recipe(other).key
+
+
+def test_a_text_model_is_known_by_its_contents(smoke: Profile, tmp_path: Path) -> None:
+    def keys(folder: str) -> list[str]:
+        asked = replace(smoke, diface=replace(smoke.diface, tokens="text", text=str(tmp_path / folder)))
+        networks = experiment.denoiser_recipe(asked, asked.diface), experiment.baseline_recipe(asked, "regression")
+        lines = diface_study.study_recipe(asked, "mentions.0.1.bayes"), diface_study.level_recipe(asked, 0.0)
+        return [recipe.key for recipe in (*networks, *lines)]
+
+    for folder, weights in (("here", b"a"), ("there", b"a"), ("other", b"b")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.safetensors").write_bytes(weights)
+    assert keys("here") == keys("there") and not set(keys("here")) & set(keys("other"))
+    with pytest.raises(FileNotFoundError, match=r"diface.text: .*nowhere.* is not there; expected a folder"):
+        keys("nowhere")
 
 
 # ------------------------------------------------------------------------------------------------- the smoke profile
@@ -475,11 +504,12 @@ def test_a_model_without_refinement_has_the_same_denoiser(smoke: Profile, smoke_
     assert all(torch.equal(weights[name], value) for name, value in rough.denoiser.state_dict().items())
 
 
-def test_the_unet_of_the_paper_trains_and_answers(smoke: Profile, smoke_store: Store) -> None:
-    section = replace(smoke.diface, denoiser="unet", steps=2)
+@pytest.mark.parametrize("tokens", ["statements", "text"])
+def test_the_unet_of_the_paper_trains_and_answers(smoke: Profile, smoke_store: Store, tokens: Any) -> None:
+    section = replace(smoke.diface, denoiser="unet", steps=2, tokens=tokens)
     model, said = experiment.load(smoke, smoke_store, section, refined=False), np.full((2, A), UNSAID, np.int8)
     said[0, 0], said[1, [1, 3]] = PRESENT, ABSENT
-    found = model.features(described.tokeniser(NAMES, section.tokens)(said, np.random.default_rng(0)), 0).cpu().numpy()
+    found = model.features(Tau(section.tokens).of(NAMES)(said, np.random.default_rng(0)), 0).cpu().numpy()
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3
 

@@ -17,6 +17,7 @@ from facetransport.companion.profiles import Profile
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
 from facetransport.evaluation import described
+from facetransport.evaluation.described import Tau
 from facetransport.evaluation.matchers import Likelihood, LikelihoodMatch, timestep
 from facetransport.world.captions import Describer
 
@@ -72,7 +73,7 @@ def test_a_pair_depends_on_its_description_its_face_and_the_seed() -> None:
     faces = crowd(12, seed=1)
     said = described.captions_of(faces, Describer(0.05, 0.6, 0.1), 0)
     denoiser = randomised(VectorDenoiser(VectorConfig("mlp", D, 2 * A, 32, 1, Schedule(50))))
-    matcher = Likelihood(denoiser, "statements", -1.0, draws=2)
+    matcher = Likelihood(denoiser, Tau(), -1.0, draws=2)
     match = matcher.match(said, faces, 3)
     whole = match.pairs(np.array([0, 5, 7]), np.array([4, 5, 4]))
     np.testing.assert_allclose(match.pairs(np.array([7]), np.array([4])), whole[2:], atol=1e-3)

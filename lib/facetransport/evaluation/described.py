@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facetransport.diffusion.text import TextEncoder
+from facetransport.devices import device
+from facetransport.diffusion.text import TextEncoder, WordEncoder, minilm_folder
 from facetransport.evaluation.descriptions import Match
 from facetransport.evaluation.statistics import Estimate, bootstrap
 from facetransport.world import captions, grammar
@@ -70,8 +72,62 @@ def features_of(faces: Faces) -> Tensor:
 # ------------------------------------------------------------------------------------------------------ words to tokens
 
 
-class Tokeniser:
-    """tau, second half: said int8 (B, A) -> tokens float32 (B, L, e), statement by statement.
+class Tokeniser(Protocol):
+    """tau, second half: said int8 (B, A) -> tokens float32 (B, L, e), of unit root mean square. dim: e."""
+
+    dim: int
+
+    def __call__(self, said: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """What ``rng`` decides is how it is put into words. ValueError for what is not (B, A)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tau:
+    """Which tokeniser. kind: "statements" or "clauses" (`Statements`), or "text" (`Spoken`), as papers.md 1.3 takes the
+    paper to do. encoder: folder of the text model of "text", such as CLIP's; None: MiniLM's, of the wheel."""
+
+    kind: str = "statements"
+    encoder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"tokens: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.encoder is not None and self.kind != "text":
+            raise ValueError(f"encoder: {self.encoder} reads tokens 'text', not {self.kind!r}")
+
+    def of(self, names: tuple[str, ...]) -> Tokeniser:
+        """The tokeniser for these attributes; encoding phrases takes seconds, so a process makes each once."""
+        return _tokeniser(self, names)
+
+
+KINDS = ("statements", "clauses", "text")
+
+
+@cache
+def _tokeniser(tau: Tau, names: tuple[str, ...]) -> Tokeniser:
+    return Spoken(names, _word_encoder(tau.encoder)) if tau.kind == "text" else Statements(names, tau.kind)
+
+
+@cache
+def _word_encoder(folder: Path | None) -> WordEncoder:
+    return WordEncoder(folder or minilm_folder(), device())
+
+
+class Spoken:
+    """tau by whole texts: what is said is put into one of the ways of the grammar (`facetransport.world.grammar`), and
+    every word piece of the text is a token, as a text encoder sees it in its sentence."""
+
+    def __init__(self, names: tuple[str, ...], encoder: WordEncoder) -> None:
+        grammar.check_names(names)
+        self.names, self.encoder, self.dim = names, encoder, encoder.dim
+
+    def __call__(self, said: np.ndarray, rng: np.random.Generator) -> Tensor:
+        return self.encoder(grammar.describe(_said(said, len(self.names)), self.names, rng))
+
+
+class Statements:
+    """tau statement by statement.
 
     kind: "statements" (one-hot of attribute and value, of unit root mean square as the others; a network's first layer
     is then a learned embedding) or "clauses" (MiniLM's mean state of a phrase that says it, one of
@@ -91,9 +147,7 @@ class Tokeniser:
 
     def __call__(self, said: np.ndarray, rng: np.random.Generator) -> Tensor:
         """One of its phrases for each statement, drawn with ``rng``; zero rows where a description says less."""
-        said = np.asarray(said)
-        if said.ndim != 2 or said.shape[1] != len(self.ways):
-            raise ValueError(f"said: expected (B, {len(self.ways)}), got {said.shape}")
+        said = _said(said, len(self.ways))
         row, attribute = np.nonzero(said >= 0)
         value = said[row, attribute]
         phrase = self.first[attribute, value] + (rng.random(len(row)) * self.ways[attribute, value]).astype(int)
@@ -108,10 +162,14 @@ def _states(kind: str, phrases: Sequence[grammar.Phrase], attributes: int) -> Te
     if kind == "statements":
         stated = F.one_hot(torch.tensor([2 * p.attribute + p.value for p in phrases]), 2 * attributes)
         return stated[:, None] * (2 * attributes) ** 0.5
-    texts = [phrase.text for phrase in phrases]
-    if kind == "clauses":
-        return text_encoder().clause_states(texts)[:, None]
-    raise ValueError(f"tokens: expected 'statements' or 'clauses', got {kind!r}")
+    return text_encoder().clause_states([phrase.text for phrase in phrases])[:, None]
+
+
+def _said(said: np.ndarray, attributes: int) -> np.ndarray:
+    said = np.asarray(said)
+    if said.ndim != 2 or said.shape[1] != attributes:
+        raise ValueError(f"said: expected (B, {attributes}), got {said.shape}")
+    return said
 
 
 @cache
@@ -120,19 +178,13 @@ def text_encoder() -> TextEncoder:
     return TextEncoder()
 
 
-@cache
-def tokeniser(names: tuple[str, ...], kind: str) -> Tokeniser:
-    """The tokeniser of this process: encoding the phrases takes seconds."""
-    return Tokeniser(names, kind)
-
-
 Say = Callable[[Tensor, torch.Generator], Tensor]
 """say(rows, generator) -> tokens (B, L, e): descriptions of the faces in these rows, fresh for each generator."""
 
 
-def describing(faces: Faces, tokens: str, describer: Describer) -> Say:
+def describing(faces: Faces, tau: Tau, describer: Describer) -> Say:
     """Descriptions for training: of another photograph of the person, drawn and phrased anew each time."""
-    read = tokeniser(faces.names, tokens)
+    read = tau.of(faces.names)
 
     def say(rows: Tensor, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(generator.initial_seed())  # known to the host: nothing waits for a device

@@ -27,7 +27,7 @@ from facetransport.devices import device
 from facetransport.diffusion.sampling import device_of, initial_noise, sample_seeds
 from facetransport.diffusion.schedule import Schedule, add_noise
 from facetransport.diffusion.vectors import Described, MultiLayer, VectorDenoiser, prompts_of
-from facetransport.evaluation.described import Faces, People, Say, features_of, tokeniser
+from facetransport.evaluation.described import Faces, People, Say, Tau, features_of
 from facetransport.evaluation.descriptions import Match, attribute_match, bayes_match, cosine_match
 from facetransport.training import Loss, pick, resident
 from facetransport.world.captions import Describer
@@ -41,10 +41,10 @@ class Regression:
     """Plain regression: E[z_0 | c] by least squares, compared by cosine: what diffusion does in its first step."""
 
     network: nn.Module
-    tokens: str
+    tau: Tau
 
     def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
-        tokens = tokeniser(faces.names, self.tokens)(said, np.random.default_rng(seed))
+        tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
         return cosine_match(_unit(self.network, tokens), faces.embeddings)
 
 
@@ -54,10 +54,10 @@ class Contrastive:
 
     words: nn.Module
     images: nn.Module
-    tokens: str
+    tau: Tau
 
     def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
-        tokens = tokeniser(faces.names, self.tokens)(said, np.random.default_rng(seed))
+        tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
         return cosine_match(_unit(self.words, tokens), _unit(self.images, features_of(faces)))
 
 
@@ -145,19 +145,19 @@ def info_nce(left: Tensor, right: Tensor, scale: float | Tensor = 16.0) -> Tenso
 
 @dataclass(frozen=True)
 class Likelihood:
-    """A matcher. tokens: the kind that D was trained with. level: log SNR of the noise that faces are seen through.
+    """A matcher. tau: as D was trained. level: log SNR of the noise that faces are seen through.
 
     draws: of noise for each face, each used with both signs, which takes out a part of its variance.
     """
 
     denoiser: VectorDenoiser
-    tokens: str
+    tau: Tau
     level: float
     draws: int = DRAWS
 
     def match(self, said: np.ndarray, faces: Faces, seed: int) -> LikelihoodMatch:
         """Noise of face n depends on (seed, n) only."""
-        tokens = tokeniser(faces.names, self.tokens)(said, np.random.default_rng(seed))
+        tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
         seeds = sample_seeds(seed, range(len(faces)), self.draws)
         noise = initial_noise(faces.embeddings.shape[1:], [torch.Generator().manual_seed(s) for s in seeds])
         signed = torch.stack([noise, -noise]).unflatten(1, (len(faces), self.draws)).transpose(1, 2).flatten(0, 1)

@@ -3,7 +3,7 @@
 arXiv 2312.01367; no official code is known: papers.md section 1 says what could be read and what is our default.
 
     z_0 = sqrt(d) E(I)                                   feature of a photograph, unit variance    described.features_of
-    tau(c)                                               statements of a text, as tokens           described.Tokeniser
+    tau(c)                                               statements of a text, as tokens           described.Tau
     L = E || eps - D(z_t, t, tau(c)) ||^2                denoiser in the feature space             denoiser_loss
     z_T ~ N(0, I), T~ steps -> zhat_0                    rough estimate                            rough_estimates
     L_R = cosine embedding + lambda || R(zhat_0) - z_0 ||^2     refinement                         refinement_loss
@@ -26,7 +26,7 @@ from facetransport.diffusion.guidance import classifier_free
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule, abar_on, add_noise, uniform_timesteps
 from facetransport.diffusion.vectors import MultiLayer, VectorDenoiser, prompts_of
-from facetransport.evaluation.described import Faces, Say, scaled, tokeniser
+from facetransport.evaluation.described import Faces, Say, Tau, scaled
 from facetransport.evaluation.descriptions import Match, cosine_match
 from facetransport.evaluation.matchers import CHUNK, info_nce
 from facetransport.training import Loss, pick
@@ -112,10 +112,10 @@ def _cosine_embedding(found: Tensor, mate: Tensor) -> Tensor:
 class Settings:
     """How a trained DiFace is asked. steps: T~; samples: K, averaged; guidance: 1 is the conditional model.
 
-    tokens: of tau, as D was trained. refine_gallery: compare with R(z_0) instead of z_0 (papers.md 1.2).
+    tau: as D was trained. refine_gallery: compare with R(z_0) instead of z_0 (papers.md 1.2).
     """
 
-    tokens: str = "statements"
+    tau: Tau = Tau()
     steps: int = 1
     samples: int = 1
     guidance: float = 1.0
@@ -150,5 +150,5 @@ class Model:
 
     def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
         """s(c, I) = cos(R(zhat_0(c)), E(I))."""
-        tokens = tokeniser(faces.names, self.settings.tokens)(said, np.random.default_rng(seed))
+        tokens = self.settings.tau.of(faces.names)(said, np.random.default_rng(seed))
         return cosine_match(self.features(tokens, seed).cpu().numpy(), self.gallery(faces.embeddings))

@@ -18,15 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facetransport.companion.artifacts import Recipe, Store
-from facetransport.companion.experiments import recognisers, roles
+from facetransport.companion.experiments import given, recognisers, roles
 from facetransport.companion.experiments.fitting import MODEL, fit
 from facetransport.companion.profiles import DiFace, Profile, RecogniserTraining, as_config
 from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.devices import device
 from facetransport.diffusion.autoencoder import mirrored
 from facetransport.diffusion.schedule import Schedule
+from facetransport.diffusion.text import FOLDER
 from facetransport.diffusion.vectors import Described, MultiLayer, VectorConfig, VectorDenoiser
-from facetransport.evaluation.described import Faces, Matcher, People, Say, describing, features_of, tokeniser
+from facetransport.evaluation.described import Faces, Matcher, People, Say, Tau, describing, features_of
 from facetransport.evaluation.matchers import (
     CHUNK,
     Classifier,
@@ -188,10 +189,25 @@ def describer_of(section: DiFace) -> Describer:
     return Describer(section.error, section.say_yes, section.say_no)
 
 
+def tau_of(section: DiFace) -> Tau:
+    """How what is said becomes tokens."""
+    return Tau(section.tokens, Path(section.text) if section.text else None)
+
+
+def words_of(section: DiFace) -> dict[str, str]:
+    """What a recipe knows of the user's text model: its contents. Nothing where MiniLM reads."""
+    if not section.text:
+        return {}
+    weights = Path(section.text) / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"diface.text: {weights} is not there; {FOLDER}")
+    return {"text": given.contents(weights)["sha256"]}
+
+
 def settings_of(section: DiFace) -> Settings:
     """How the section's model is asked."""
     steps, samples = section.sampling_steps, section.samples
-    return Settings(section.tokens, steps, samples, section.guidance, section.refine_gallery)
+    return Settings(tau_of(section), steps, samples, section.guidance, section.refine_gallery)
 
 
 def denoiser_recipe(profile: Profile, section: DiFace) -> Recipe:
@@ -199,7 +215,7 @@ def denoiser_recipe(profile: Profile, section: DiFace) -> Recipe:
     names = (
         "tokens denoiser width depth token_drop schedule timesteps ema steps batch lr weight_decay error say_yes say_no"
     )
-    config = {name: as_config(section)[name] for name in [*names.split(), "seed"]}
+    config = {name: as_config(section)[name] for name in [*names.split(), "seed"]} | words_of(section)
     upstream = (faces_recipe(profile, "generator", section.encoder, section.people),)
     return Recipe("diface.denoiser", config, partial(_make_denoiser, section), upstream=upstream, collective=True)
 
@@ -227,17 +243,17 @@ def _build_denoiser(section: DiFace, dim: int, token_dim: int) -> VectorDenoiser
 
 def _make_denoiser(section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     faces = read_faces(upstream[0])
-    dims = {"dim": faces.embeddings.shape[1], "token_dim": tokeniser(faces.names, section.tokens).dim}
+    dims = {"dim": faces.embeddings.shape[1], "token_dim": tau_of(section).of(faces.names).dim}
     with seeded(section.seed):
         denoiser = _build_denoiser(section, **dims)
-    say = describing(faces, section.tokens, describer_of(section))
+    say = describing(faces, tau_of(section), describer_of(section))
     loss = denoiser_loss(resident(features_of(faces), device()), say, denoiser.schedule, section.token_drop)
     fit(denoiser, loss, len(faces), training_config(section), folder, **dims)
 
 
 def _make_refinement(section: DiFace, folder: Path, upstream: tuple[Path, ...]) -> None:
     faces, denoiser = read_faces(upstream[1]), _read_denoiser(section, upstream[0])
-    say = describing(faces, section.tokens, describer_of(section))
+    say = describing(faces, tau_of(section), describer_of(section))
     people = min(len(faces), section.refine_people)
     parts = torch.arange(people).repeat(section.refine_captions).split(CHUNK)
     said = (say(rows, torch.Generator().manual_seed(section.seed + i)) for i, rows in enumerate(parts))
@@ -301,7 +317,7 @@ def baseline_recipe(profile: Profile, kind: str, encoder: str | None = None) -> 
     names = "tokens width depth ema steps batch lr weight_decay error say_yes say_no seed"
     if kind not in BASELINES:
         raise ValueError(f"kind: expected one of {', '.join(BASELINES)}, got {kind!r}")
-    config = {name: as_config(section)[name] for name in names.split()}
+    config = {name: as_config(section)[name] for name in names.split()} | words_of(section)
     upstream = (faces_recipe(profile, "generator", encoder, section.people),)
     return Recipe(f"diface.{kind}", config, partial(_make_baseline, kind, section), upstream=upstream, collective=True)
 
@@ -310,14 +326,14 @@ def _make_baseline(kind: str, section: DiFace, folder: Path, upstream: tuple[Pat
     faces = read_faces(upstream[0])
     dims = {
         "dim": faces.embeddings.shape[1],
-        "token_dim": tokeniser(faces.names, section.tokens).dim,
+        "token_dim": tau_of(section).of(faces.names).dim,
         "attributes": len(faces.names),
     }
     build, loss = BASELINES[kind]
     with seeded(section.seed):
         network = build(section, dims)
     facts = dims | {"prior": faces.attributes.mean(0).tolist(), "persistence": faces.persistence.tolist()}
-    say = describing(faces, section.tokens, describer_of(section))
+    say = describing(faces, tau_of(section), describer_of(section))
     fit(network, loss(faces, say), len(faces), training_config(section), folder, **facts)
 
 
@@ -344,8 +360,8 @@ def read_baseline(kind: str, section: DiFace, folder: Path) -> Matcher:
         prior, persistence = np.array(facts["prior"]), np.array(facts["persistence"])
         return Classifier(network, prior, persistence, describer_of(section))
     if isinstance(network, DualEncoder):
-        return Contrastive(network.words, network.images, section.tokens)
-    return Regression(network, section.tokens)
+        return Contrastive(network.words, network.images, tau_of(section))
+    return Regression(network, tau_of(section))
 
 
 # ----------------------------------------------------------------------------------------------- attributes from pixels

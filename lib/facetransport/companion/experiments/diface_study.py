@@ -33,6 +33,8 @@ from facetransport.companion.experiments.diface import (
     read_population,
     refinement_recipe,
     rivals,
+    tau_of,
+    words_of,
 )
 from facetransport.companion.profiles import DiFace, Evaluation, Profile, as_config
 from facetransport.evaluation.described import Faces, Matcher, captions_of
@@ -170,7 +172,7 @@ def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
         f"refine_loss.{kind}": {"refine_loss": kind, "refine_gallery": True, "l2": 0.0}
         for kind in ("cosine", "infonce")
     }
-    rows |= {f"tokens.{kind}": brief | {"tokens": kind} for kind in ("statements", "clauses")}
+    rows |= {f"tokens.{kind}": brief | {"tokens": kind, "text": None} for kind in ("statements", "clauses")}
     rows |= {"denoiser.mlp": unet, "denoiser.unet": unet | {"denoiser": "unet", "width": 32, "depth": 1}}
     rows |= {f"encoder.{name}": few | {"encoder": name} for name in ("reference", "dlib")}
     return rows
@@ -179,7 +181,8 @@ def _variants(base: DiFace) -> dict[str, dict[str, Any]]:
 def study_recipe(profile: Profile, name: str) -> Recipe:
     """The result of one line of ``study``: result.json, verification at random and at hard negatives."""
     row = study(profile)[name]
-    config = as_config(row) | {"evaluation": as_config(profile.evaluation)}
+    section = as_config(row.section) | words_of(row.section)
+    config = as_config(row) | {"section": section, "evaluation": as_config(profile.evaluation)}
     faces = (faces_recipe(profile, role, row.section.encoder) for role in ("val", "gallery"))
     upstream = (*faces, *_networks(profile, row))
     make = partial(_make_study, row, profile.evaluation)
@@ -255,7 +258,8 @@ def study_recipes(profile: Profile) -> list[Recipe]:
 def level_recipe(profile: Profile, level: float) -> Recipe:
     """The result at one level: result.json, verification at random and hard negatives, and the AUC on `val` pairs."""
     section, evaluation = profile.diface, profile.evaluation
-    config = {"level": level, "draws": DRAWS, "tokens": section.tokens, "told": as_config(describer_of(section))}
+    config: dict[str, Any] = {"level": level, "draws": DRAWS, "tokens": section.tokens, **words_of(section)}
+    config |= {"told": as_config(describer_of(section))}
     faces = (faces_recipe(profile, role, section.encoder) for role in ("val", "gallery"))
     upstream = (*faces, denoiser_recipe(profile, section))
     make = partial(_make_level, section, level, evaluation)
@@ -288,7 +292,7 @@ def _make_level(
     section: DiFace, level: float, evaluation: Evaluation, folder: Path, upstream: tuple[Path, ...]
 ) -> None:
     val, test = (read_faces(path) for path in upstream[:2])
-    matcher = Likelihood(assemble(section, upstream[2]).denoiser, section.tokens, level)
+    matcher = Likelihood(assemble(section, upstream[2]).denoiser, tau_of(section), level)
     found = [
         [matcher.match(said, faces, seed) for seed, said in enumerate(told(faces, describer_of(section), sets))]
         for faces, sets in ((val, 1), (test, STUDY_SETS))

@@ -27,10 +27,11 @@ def recipe(profile: Profile, name: str) -> Recipe | None:
             f"weights.{name}: {path} is not there; `facetransport import-weights` writes such a file"
         )
     name_there = ONNX if path.suffix == ".onnx" else MODEL
-    return Recipe(f"weights.{name}", _contents(path), partial(_take, path, name_there))
+    return Recipe(f"weights.{name}", contents(path), partial(_take, path, name_there))
 
 
-def _contents(path: Path) -> dict[str, str]:
+def contents(path: Path) -> dict[str, str]:
+    """What a recipe knows of a user's file."""
     return {"sha256": _digest(path, path.stat().st_mtime_ns)}
 
 
@@ -50,7 +51,7 @@ def pairs_recipe(name: str, path: str) -> Recipe:
     """A verification set of the profile's ``tests``, as ``pairs.bin``."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"tests.{name}: {path} is not there; expected a verification set such as lfw.bin")
-    return Recipe("pairs", _contents(Path(path)), partial(_take, Path(path), PAIRS), label=name)
+    return Recipe("pairs", contents(Path(path)), partial(_take, Path(path), PAIRS), label=name)
 
 
 def require(profile: Profile) -> None:
