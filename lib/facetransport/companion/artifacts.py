@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Recipe:
             raise ValueError(f"stage: expected a dotted lower-case name such as 'rendered.train', got {self.stage!r}")
         digest(self.config)  # refuses what is not JSON here, not hours later
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hex SHA-256 of stage, config, version and upstream keys."""
         return digest([self.stage, dict(self.config), self.version, [u.key for u in self.upstream]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,22 @@ def _make_nearest(folder: Path, upstream: tuple[Path, ...]) -> None:
     save_model(folder / NEAREST, {"rows": torch.from_numpy(np.asarray(rows, np.int32))})
 
 
-def likeness(recogniser: Recogniser, drawn: FaceSet, photographs: FaceSet, resamples: int) -> Estimate:
+@dataclass(frozen=True)
+class Likeness:
     """AUC of drawn images against photographs of their identity and of all others, as the recogniser sees them."""
-    seen, known = (embed_faceset(recogniser, faces) for faces in (drawn, photographs))
-    return separability(seen, drawn.identity, known, photographs.identity, bootstrap=resamples).auc
+
+    recogniser: Recogniser
+    photographs: FaceSet
+    resamples: int
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """float32 (N, d): what the recogniser says of the photographs, asked for once."""
+        return embed_faceset(self.recogniser, self.photographs)
+
+    def __call__(self, drawn: FaceSet) -> Estimate:
+        seen, whose = embed_faceset(self.recogniser, drawn), self.photographs.identity
+        return separability(seen, drawn.identity, self.known, whose, bootstrap=self.resamples).auc
 
 
 # --------------------------------------------------------------------------------------------------- attributes

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments import given, roles
@@ -19,7 +20,7 @@ from facetransport.recognition.augmentation import Augment
 from facetransport.recognition.dlib import DlibRecogniser
 from facetransport.recognition.iresnet import IResNetConfig, IResNetRecogniser
 from facetransport.recognition.onnx import OnnxRecogniser
-from facetransport.recognition.recogniser import Recogniser
+from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.recognition.training import (
     HeadConfig,
     Learner,
@@ -29,12 +30,12 @@ from facetransport.recognition.training import (
     recogniser_loss,
     save_network,
 )
-from facetransport.tensors import read_metadata
+from facetransport.tensors import read_metadata, read_model, save_model
 from facetransport.training import TrainingConfig, TrainingLog, train
 from facetransport.version import code_version
 
 NETWORKS = {"reference": "encoder", "judge": "train"}  # a network's section and its people
-MODEL, STATISTICS = "model.safetensors", "statistics.safetensors"
+MODEL, STATISTICS, EMBEDDINGS = "model.safetensors", "statistics.safetensors", "embeddings.safetensors"
 CHECKPOINT_EVERY = 500  # steps
 
 
@@ -140,3 +141,21 @@ def _make_dlib(folder: Path, upstream: tuple[Path, ...]) -> None:
 def load_dlib(profile: Profile, store: Store) -> DlibRecogniser:
     """dlib, centred on the profile's ``val`` people (fitted where it is neither shipped nor cached)."""
     return dlib.load(store.get(dlib_recipe(profile)) / STATISTICS)
+
+
+def embeddings_recipe(profile: Profile, role: str, name: str, flip: bool = False) -> Recipe:
+    """What a recogniser, "reference", "judge" or "dlib", says of each image of a role: several notebooks ask for it."""
+    network = dlib_recipe(profile) if name == "dlib" else recipe(profile, name)
+    make = partial(_make_embeddings, name, flip)
+    return Recipe(f"embeddings.{role}.{name}", {"flip": flip}, make, upstream=(roles.recipe(profile, role), network))
+
+
+def _make_embeddings(name: str, flip: bool, folder: Path, upstream: tuple[Path, ...]) -> None:
+    faces, network = upstream
+    recogniser = dlib.load(network / STATISTICS) if name == "dlib" else read(network, name, flip)
+    save_model(folder / EMBEDDINGS, {"embeddings": torch.from_numpy(embed_faceset(recogniser, FaceSet.load(faces)))})
+
+
+def load_embeddings(profile: Profile, store: Store, role: str, name: str, flip: bool = False) -> np.ndarray:
+    """float32 (N, d), unit norm: of the images of a role, row by row. Arguments as for ``embeddings_recipe``."""
+    return read_model(store.get(embeddings_recipe(profile, role, name, flip)) / EMBEDDINGS)[0]["embeddings"].numpy()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,7 @@ def even_rows(identity: np.ndarray, asked: Role) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------ rendered people
 
 
+@cache
 def head_recipe() -> Recipe:
     """The sliced head, made once (about a minute)."""
     return Recipe("rendered.head", {"anny": version("anny")}, lambda out, _: slice_head(out))
@@ -203,6 +204,7 @@ def glimpse_rendered(profile: Profile, role: str, rows: Sequence[int], store: St
 # ---------------------------------------------------------------------------------------------------- ORL's photographs
 
 
+@cache
 def orl_recipe(size: int) -> Recipe:
     """The aligned FaceSet of the ORL faces at that size (pixels), and ``failures.json``."""
     settings = {"size": size, "upscale": orl.UPSCALE, "border": orl.BORDER}

@@ -107,7 +107,10 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
 
 def recognition_run(profile: Profile, row: str, seed: int) -> Recipe:
     """The results of one recogniser trained on a row's set."""
-    faces, augmentation = _row(profile, row)
+    return _run(profile, row, *_row(profile, row), seed)
+
+
+def _run(profile: Profile, row: str, faces: Recipe, augmentation: str, seed: int) -> Recipe:
     lr = profile.synthetic_recognition.training.lr
     name = row.replace("+", "_")  # as stages are called
     return run_recipe(profile, faces, name if row.startswith("id3") else f"idiff_face.{name}", augmentation, lr, seed)
@@ -134,8 +137,8 @@ def _row(profile: Profile, row: str) -> tuple[Recipe, str]:
 
 def recognition_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
     """(row, seed) -> the results of that run, for all rows and seeds."""
-    seeds = profile.synthetic_recognition.seeds
-    return {(row, seed): recognition_run(profile, row, seed) for row in recognition_rows(profile) for seed in seeds}
+    rows, seeds = recognition_rows(profile), profile.synthetic_recognition.seeds
+    return {(row, seed): _run(profile, row, *trained_on, seed) for row, trained_on in rows.items() for seed in seeds}
 
 
 def longer_runs(profile: Profile) -> dict[tuple[str, int], Recipe]:
