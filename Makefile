@@ -17,6 +17,9 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=$(STAMPS)/%.stamp)
 SLOWEST := $(filter %/03_diface.stamp %/06_id3pm.stamp,$(EXECUTED)) # begin first: none is left alone in the end
 
+# Images of containers set it; every process, a dozen kernels and more, would then compile all its libraries again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help figures smoke train test lab clean known-profile
 .DELETE_ON_ERROR:
 

@@ -84,8 +84,8 @@ def test_shipped_weights_are_small() -> None:
 # ---------------------------------------------------------------------------------------------------------------- make
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"}
+def make(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C"} | variables
     return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60, env=environment)
 
 
@@ -127,6 +127,11 @@ def test_help_is_the_default_and_lists_the_targets() -> None:
     shown = make(ROOT).stdout
     for target in ("figures", "smoke", "train", "test", "lab", "clean"):
         assert re.search(rf"^make {target} ", shown, re.MULTILINE)
+
+
+def test_bytecode_is_kept_whatever_the_image_says(clone: Path) -> None:
+    asked = make(clone, "--eval", "asked: ; @env", "asked", PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1")
+    assert "PYTHONUNBUFFERED" in asked.stdout and "PYTHONDONTWRITEBYTECODE" not in asked.stdout
 
 
 def test_a_second_make_says_that_nothing_is_to_do(clone: Path) -> None:
