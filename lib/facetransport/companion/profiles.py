@@ -267,6 +267,8 @@ class SuperResolution:
     batch: Count
     lr: Positive
     seed: int
+    sampling_steps: Count
+    temperature: Temperature
 
 
 # ------------------------------------------------------------------------------------------- diffusion.statements

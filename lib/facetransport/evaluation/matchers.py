@@ -181,9 +181,18 @@ class LikelihoodMatch:
 
     def pairs(self, caption_rows: np.ndarray, image_rows: np.ndarray) -> np.ndarray:
         """float64 (P,): the scores of caption_rows[p] with image_rows[p]; int (P,) each."""
-        captions, images = torch.as_tensor(caption_rows).split(CHUNK), torch.as_tensor(image_rows).split(CHUNK)
-        said = torch.cat([self._error(n, self.prompts[c]) for c, n in zip(captions, images, strict=True)])
-        return (self._untold[image_rows] - said).cpu().double().numpy()
+        asked = list(zip(np.asarray(caption_rows).tolist(), np.asarray(image_rows).tolist(), strict=True))
+        new = [pair for pair in dict.fromkeys(asked) if pair not in self._scores]
+        for part in (new[i : i + CHUNK] for i in range(0, len(new), CHUNK)):
+            captions, images = torch.tensor(part).T
+            scores = self._untold[images] - self._error(images, self.prompts[captions])
+            self._scores.update(zip(part, scores.double().tolist(), strict=True))
+        return np.array([self._scores[pair] for pair in asked])
+
+    @cached_property
+    def _scores(self) -> dict[tuple[int, int], float]:
+        """Of pairs that were asked for: hard negatives and random ones have their genuine pairs in common."""
+        return {}
 
     @cached_property
     def _untold(self) -> Tensor:

@@ -153,9 +153,7 @@ class PairScores:
         self.groups = int(group.max()) + 1
         self.rows = Grouped(embeddings, np.searchsorted(identities, labels), group)
         self.columns = self.rows if self.within else Grouped(other, np.searchsorted(identities, other_labels), group)
-        self.blocks = [
-            (a, b) for a in range(self.groups) for b in range(a if self.within else 0, self.groups)
-        ]  # an unordered pair of images is met once within a set
+        self.blocks = [(a, b) for a in range(self.groups) for b in range(a, self.groups)]
 
     def genuine(self) -> tuple[np.ndarray, np.ndarray]:
         """Histograms (groups, bins) and moments (groups, 3) of pairs of one identity."""
@@ -184,9 +182,10 @@ class PairScores:
         total = len(self.rows.embeddings) * len(self.columns.embeddings) / (2 if self.within else 1)
         share = 1.0 if most is None else min(1.0, np.sqrt(most / total))
         for k, (a, b) in enumerate(self.blocks):
-            rows, columns = self.sample(self.rows.of(a), share), self.sample(self.columns.of(b), share)
-            for _, part in chunks(rows, len(columns)):
-                tally(self.impostor_scores(part, columns, a == b), counts[k], moments[k])
+            for c, d in {(a, b)} if self.within else dict.fromkeys([(a, b), (b, a)]):  # within a set a pair is met once
+                rows, columns = self.sample(self.rows.of(c), share), self.sample(self.columns.of(d), share)
+                for _, part in chunks(rows, len(columns)):
+                    tally(self.impostor_scores(part, columns, a == b), counts[k], moments[k])
         return counts, moments
 
     def sample(self, rows: np.ndarray, share: float) -> np.ndarray:

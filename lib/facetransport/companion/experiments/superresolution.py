@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ from facetransport.tensors import read_model, seeded
 from facetransport.training import TrainingConfig, resident
 
 BATCH = 256  # pairs made ready at a time
+DRAWN = ("sampling_steps", "temperature")  # of a section, of no matter in training
 
 
 def large_recipe(profile: Profile) -> Recipe:
@@ -37,7 +39,14 @@ def large_recipe(profile: Profile) -> Recipe:
 def recipe(profile: Profile) -> Recipe:
     """The trained network."""
     section, upstream = profile.superresolution, (roles.rendered_recipe(profile, "generator"), large_recipe(profile))
-    return Recipe("superresolution", as_config(section), partial(_make, section), upstream=upstream, collective=True)
+    config = {name: value for name, value in as_config(section).items() if name not in DRAWN}
+    return Recipe("superresolution", config, partial(_make, section), upstream=upstream, collective=True)
+
+
+def how(profile: Profile) -> dict[str, Any]:
+    """A profile's way of enlarging as keyword arguments of ``enlarge``."""
+    section = profile.superresolution
+    return {"steps": section.sampling_steps, "temperature": section.temperature}
 
 
 def load(profile: Profile, store: Store) -> SuperResolution:
