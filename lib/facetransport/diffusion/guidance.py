@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from facetransport.diffusion.batching import MICRO_BATCH
+from facetransport.diffusion.batching import GPU_BATCH, MICRO_BATCH
 from facetransport.diffusion.schedule import Schedule
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -25,6 +25,11 @@ def micro_batch_of(denoiser: Denoiser) -> int:
     return getattr(denoiser, "micro_batch", MICRO_BATCH)
 
 
+def gpu_batch_of(denoiser: Denoiser) -> int:
+    """The same on a GPU, where there are so many: its ``gpu_batch``, else ``GPU_BATCH``."""
+    return getattr(denoiser, "gpu_batch", GPU_BATCH)
+
+
 def require_evaluation_mode(denoiser: Denoiser) -> None:
     """Refuse a network in training mode: its dropout (CPD) would act, silently."""
     if isinstance(denoiser, nn.Module) and denoiser.training:
@@ -37,7 +42,7 @@ class Guided:
     def __init__(self, denoiser: Denoiser) -> None:
         require_evaluation_mode(denoiser)
         self.denoiser, self.schedule = denoiser, schedule_of(denoiser)
-        self.micro_batch = micro_batch_of(denoiser)
+        self.micro_batch, self.gpu_batch = micro_batch_of(denoiser), gpu_batch_of(denoiser)
         self.learned_variance = bool(getattr(denoiser, "learned_variance", False))
 
 

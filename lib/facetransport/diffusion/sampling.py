@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from facetransport.diffusion.batching import in_fixed_batches
-from facetransport.diffusion.guidance import Denoiser, micro_batch_of, require_evaluation_mode, schedule_of
+from facetransport.diffusion.guidance import (
+    Denoiser,
+    gpu_batch_of,
+    micro_batch_of,
+    require_evaluation_mode,
+    schedule_of,
+)
 from facetransport.diffusion.schedule import STOCHASTIC, Schedule, clean
 
 
@@ -111,9 +117,10 @@ def initial_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -
 def evaluate(
     denoiser: Denoiser, x: Tensor, t: Tensor, contexts: Tensor | None, micro_batch: int | None = None
 ) -> Tensor:
-    """The denoiser on (B, C, h, w) at one timestep, in batches of one fixed size."""
+    """The denoiser on (B, C, h, w) at one timestep, in batches of fixed sizes (`batching`)."""
     ts = torch.full((len(x),), int(t), dtype=torch.int64, device=x.device)
-    return in_fixed_batches(denoiser, x, ts, contexts, size=micro_batch or micro_batch_of(denoiser))
+    size, on_gpu = micro_batch or micro_batch_of(denoiser), micro_batch or gpu_batch_of(denoiser)
+    return in_fixed_batches(denoiser, x, ts, contexts, size=size, on_gpu=on_gpu)
 
 
 def predicted_x0(

@@ -172,6 +172,7 @@ class Adjusted(Guided):
     def __init__(self, denoiser: Denoiser, how: Adjustment, scale: float) -> None:
         super().__init__(denoiser)
         self.how, self.scale = how, scale
+        self.gpu_batch = self.micro_batch  # gradients through decoder and recogniser take a GPU's memory
 
     def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         if context is None:
