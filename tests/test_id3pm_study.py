@@ -40,6 +40,9 @@ def test_the_left_image_of_genuine_pairs_is_replaced() -> None:
     used = np.unique(pairs.left[pairs.same])
     only_where_used = real.copy()
     only_where_used[used] = someone[used]
+    assert len(pairs.replaced) < len(real)
+    exchanged = pairs.exchanged(real, someone[pairs.replaced])
+    assert pairs.verify(real, exchanged, strict=True).accuracy == pairs.verify(real, someone, strict=True).accuracy
     assert pairs.verify(real, only_where_used).accuracy == pairs.verify(real, someone).accuracy
     strict = pairs.verify(real, someone, strict=True).accuracy
     assert strict != pairs.verify(real, someone).accuracy

@@ -67,6 +67,17 @@ class Protocol:
         left, right, same = draw_pairs(faces.identity, asked.pairs // 2 // asked.folds, asked.folds, profile.seed)
         return cls(left, right, same, asked.folds, faces.identity[left])
 
+    @cached_property
+    def replaced(self) -> np.ndarray:
+        """int (L,): the images that are on the left of a pair; no other one need be drawn."""
+        return np.unique(self.left)
+
+    def exchanged(self, real: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """(N, d): embeddings of all photographs, of those that are ``replaced`` what was drawn for them, (L, d)."""
+        whole = np.array(real)
+        whole[self.replaced] = drawn
+        return whole
+
     def verify(self, real: np.ndarray, other: np.ndarray, strict: bool = False) -> Verification:
         """real, other: (N, d), embeddings of the photographs and of what replaces them.
 
@@ -93,20 +104,22 @@ class Protocol:
 
 
 def rivals(
-    profile: Profile, store: Store, model: Model, faces: FaceSet, embeddings: np.ndarray, seed: int
+    profile: Profile, store: Store, model: Model, rows: np.ndarray, embeddings: np.ndarray, seed: int
 ) -> dict[str, FaceSet]:
-    """In place of each image of the role ``test``: its code decoded, the nearest training person, the regression
-    decoder's image, one that the unconditional model draws."""
+    """In place of some images of the role ``test``, rows int (L,), with what the black box says of them, (L, d): their
+    codes decoded, the nearest training person, the regression decoder's image, one that the unconditional model
+    draws."""
     code, y, where = model.autoencoder, torch.from_numpy(embeddings), device_of(model.denoiser)
-    regression = id3pm.load_regression(profile, store)
-    rows = read_model(store.get(nearest_recipe(profile)) / NEAREST)[0]["rows"].numpy()
-    unique, place = np.unique(rows[: len(faces)], return_inverse=True)
+    faces, regression = roles.load(profile, "test", store).select(rows), id3pm.load_regression(profile, store)
+    alike = read_model(store.get(nearest_recipe(profile)) / NEAREST)[0]["rows"].numpy()
+    unique, place = np.unique(alike[rows], return_inverse=True)
     found = roles.glimpse(profile, "generator", unique.tolist(), store).images[place]
+    nobody, who = how(profile.inversion) | {"guidance": 0.0}, rows.tolist()
     made = {
         "autoencoder": to_uint8(code.decode(code.encode_faceset(faces).to(where))),
         "nearest": found,
         "regression": to_uint8(code.decode(regression(y).to(where))),
-        "unconditional": invert(model, y, 1, seed, **{**how(profile.inversion), "guidance": 0.0}).images,
+        "unconditional": invert(model, y, 1, seed, identities=who, **nobody).images,
     }
     return {name: FaceSet(images, faces.table) for name, images in made.items()}
 
