@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -416,6 +417,17 @@ def test_dlib_embeds_too(smoke: Profile, smoke_store: Store) -> None:
     recogniser = load_dlib(smoke, smoke_store)
     expected = embed_faceset(recogniser, faceset.select(np.arange(len(faces))))
     np.testing.assert_allclose(faces.embeddings, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "flip"), [("dlib", False), ("reference", False), ("judge", True)])
+def test_embeddings_of_a_role_are_what_the_recogniser_says(
+    smoke: Profile, smoke_store: Store, name: str, flip: bool
+) -> None:
+    kept = recognisers.load_embeddings(smoke, smoke_store, "val", name, flip)
+    asked = load_dlib if name == "dlib" else partial(recognisers.load_recogniser, name=name, flip=flip)
+    assert np.array_equal(kept, embed_faceset(asked(smoke, smoke_store), roles.load(smoke, "val", smoke_store)))
+    keys = {recognisers.embeddings_recipe(smoke, role, name, f).key for role in ("val", "test") for f in (False, True)}
+    assert len(keys) == 4
 
 
 def test_encoders_see_other_people(smoke: Profile) -> None:

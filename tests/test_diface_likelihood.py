@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -76,10 +77,27 @@ def test_a_pair_depends_on_its_description_its_face_and_the_seed() -> None:
     matcher = Likelihood(denoiser, Tau(), -1.0, draws=2)
     match = matcher.match(said, faces, 3)
     whole = match.pairs(np.array([0, 5, 7]), np.array([4, 5, 4]))
-    np.testing.assert_allclose(match.pairs(np.array([7]), np.array([4])), whole[2:], atol=1e-3)
+    alone = matcher.match(said, faces, 3).pairs(np.array([7]), np.array([4]))
+    np.testing.assert_allclose(alone, whole[2:], atol=1e-3)
     first = replace(faces, **{k: getattr(faces, k)[:6] for k in ("attributes", "elsewhere", "embeddings", "identity")})
     np.testing.assert_allclose(matcher.match(said, first, 3).pairs(np.array([5]), np.array([5])), whole[1:2], atol=1e-3)
     assert abs(matcher.match(said, faces, 4).pairs(np.array([5]), np.array([5])) - whole[1]) > 1e-4
+
+
+def test_a_pair_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, asked, error = Exact(), [], LikelihoodMatch._error
+    means, noise = torch.randn(9, DIM), torch.randn(2, 9, DIM)
+    match = LikelihoodMatch(exact, means, means, noise, timestep(exact.schedule, 0.0))
+
+    def watched(self: LikelihoodMatch, images: torch.Tensor, prompts: torch.Tensor | None) -> torch.Tensor:
+        asked.append(len(images))
+        return error(self, images, prompts)
+
+    monkeypatch.setattr(LikelihoodMatch, "_error", watched)
+    first = match.pairs(np.array([0, 1, 1]), np.array([2, 3, 3]))
+    again = match.pairs(np.array([1, 4, 0]), np.array([3, 4, 2]))
+    assert asked == [9, 2, 1]  # without words all faces; then what was not asked before
+    assert first[1] == first[2] == again[0] and again[2] == first[0]
 
 
 def test_timesteps_are_the_nearest_to_the_level() -> None:

@@ -48,6 +48,29 @@ def test_the_left_image_of_genuine_pairs_is_replaced() -> None:
     assert strict != pairs.verify(real, someone).accuracy
 
 
+def test_photographs_are_looked_at_once() -> None:
+    class Grey:
+        """Sees two numbers of an image, its first and its last pixel, and counts what it sees."""
+
+        name, dim, seen = "grey", 2, 0
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            self.seen += len(images)
+            return torch.nn.functional.normalize(images[:, 0, [0, -1], [0, -1]] + 0.2)
+
+    rng, identity = np.random.default_rng(1), np.arange(6).repeat(4)
+    person = np.repeat(rng.integers(0, 200, (6, 2)), 4, 0)
+    images = np.zeros((24, 8, 8, 3), np.uint8)
+    images[:, [0, -1], [0, -1]] = (person + rng.integers(0, 40, (24, 2)))[..., None]
+    faces, judge = FaceSet(images, pd.DataFrame({"identity": identity})), Grey()
+    likeness = id3pm_study.Likeness(judge, faces, 20)
+    found = [likeness(faces), likeness(faces)]
+    assert judge.seen == 24 + 2 * 24 and found[0] == found[1]
+    vectors = embed_faceset(judge, faces)
+    same, score = identity[:, None] == identity, vectors @ vectors.T
+    assert found[0].value == pytest.approx(roc_auc_score(same.ravel(), score.ravel()), abs=2e-3)
+
+
 def test_shares_of_a_group_are_of_its_genuine_pairs() -> None:
     pairs, real = protocol(), embeddings(0.6)
     everyone = np.ones(len(pairs.same), bool)

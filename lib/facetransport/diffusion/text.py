@@ -88,7 +88,7 @@ class WordEncoder:
         self.longest = min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """float32 (B, L, e), on the CPU: the last layer's state of every word piece, rows of zeros after the last one.
+        """float32 (B, L, e), where the model is: the last layer's state of every word piece, then rows of zeros.
 
         Texts are cut at the model's longest. ValueError for what is not a string or is blank.
         """
@@ -104,7 +104,7 @@ class WordEncoder:
             [plain(text) for text in texts], padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
         ).to(self.model.device)
         states = normalize(self.model(**pieces).last_hidden_state.float(), dim=2) * self.dim**0.5
-        return (states * pieces["attention_mask"][..., None]).cpu()
+        return states * pieces["attention_mask"][..., None]
 
 
 def _load_words(folder: Path) -> tuple[Any, Any]:
