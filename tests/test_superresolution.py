@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -73,3 +75,12 @@ def test_the_smoke_network_enlarges_renders(smoke: Profile, smoke_store: Store) 
     assert again.images.shape[1] == smoke.superresolution.size
     twin = roles.load(smoke, "generator", smoke_store)
     assert np.array_equal(again.table["yaw"], twin.table["yaw"][: len(again)])  # the same views
+
+
+def test_how_it_is_sampled_does_not_train_it_again(smoke: Profile) -> None:
+    section = smoke.superresolution
+    other = replace(smoke, superresolution=replace(section, sampling_steps=7, temperature=0.5))
+    assert superresolution.recipe(other).key == superresolution.recipe(smoke).key
+    assert superresolution.how(other) == {"steps": 7, "temperature": 0.5}
+    longer = replace(smoke, superresolution=replace(section, steps=section.steps + 1))
+    assert superresolution.recipe(longer).key != superresolution.recipe(smoke).key
