@@ -53,6 +53,21 @@ if not devices.several() or devices.processes().is_main_process:
     Path(sys.argv[1]).write_text(json.dumps(found))
 """
 
+ENDING = """
+import atexit, os, sys
+from pathlib import Path
+
+def write():  # registered first, so asked last
+    running = [Path(f"/proc/self/task/{task}/comm").read_text() for task in os.listdir("/proc/self/task")]
+    Path(f"{sys.argv[1]}{os.environ['RANK']}").write_text("".join(running))
+
+atexit.register(write)
+from facetransport import devices
+devices.processes()
+import torch.distributed.nn.functional
+torch.distributed.all_reduce(torch.ones(1))
+"""
+
 
 def trained(processes: int, out: Path) -> dict[str, list]:
     command = [*RUN, str(processes)] if processes > 1 else [sys.executable]
@@ -82,3 +97,14 @@ def test_parts_must_be_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _shared(TrainingConfig(1, 8, 1e-3, 0)) == (range(1, 2, 2), 2)  # not named: one each
     with pytest.raises(ValueError, match="parts: expected a multiple of 2, the processes of this run, got 3"):
         _shared(TrainingConfig(1, 8, 1e-3, 0, parts=3))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux alone")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """Else it may meet an interpreter that is going, and abort a process whose work is done."""
+    (tmp_path / "script.py").write_text(ENDING)
+    command = [*RUN, "2", str(tmp_path / "script.py"), str(tmp_path / "threads")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        assert "gloo" not in (tmp_path / f"threads{rank}").read_text()

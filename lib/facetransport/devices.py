@@ -36,6 +36,7 @@ def processes() -> PartialState:
     if not several():
         return PartialState()
     import torch
+    import torch.distributed.nn  # its functions' defaults hold the group, and gloo's threads, if it is there first
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)  # left alone, it knows no CPU processes
     atexit.register(state.destroy_process_group)  # while Python lives: gloo's threads abort a process that ends first
