@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -29,19 +30,22 @@ from diface_world import (
     randomised,
     said_tokens,
 )
-from facetransport.companion import artifacts
+from facetransport.companion import artifacts, cli, evaluating
 from facetransport.companion import search as searching
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import diface as experiment
 from facetransport.companion.experiments import diface_study, recognisers, roles
 from facetransport.companion.experiments.recognisers import load_dlib
 from facetransport.companion.profiles import DiFace, Profile
+from facetransport.data.faceset import FaceSet
+from facetransport.devices import device
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.text import WordEncoder, minilm_folder
 from facetransport.diffusion.transport import ExactDenoiser, Mixture
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
 from facetransport.evaluation import described
 from facetransport.evaluation.described import People, Tau
+from facetransport.evaluation.matchers import Classifier, Regression
 from facetransport.papers import diface
 from facetransport.papers.diface import Model, Refinement
 from facetransport.recognition.recogniser import embed_faceset
@@ -538,14 +542,27 @@ def celeba(smoke: Profile, smoke_store: Store, tmp_path: Path) -> Profile:
     folders = {}
     for role in ("generator", "val", "gallery"):
         faces = roles.load_rendered(smoke, role, smoke_store)
-        told = faces.table[["identity", *CELEBA[:-1]]].assign(Attractive=True)
+        shown = faces.table[CELEBA[:-1]].astype(int)
+        texts = grammar.describe(shown.to_numpy(), tuple(shown), np.random.default_rng(0))
+        told = faces.table[["identity", *CELEBA[:-1]]].assign(Attractive=True, caption=texts)
         replace(faces, table=told).save(tmp_path / role)
         folders[role] = str(tmp_path / role)
     return replace(smoke, photographs=folders)
 
 
-def test_photographs_are_described_by_what_their_table_says(celeba: Profile, smoke: Profile, store: Store) -> None:
-    seen = Store(store.root, shipped=(artifacts.default_store().root, artifacts.WEIGHTS))
+@pytest.fixture
+def captioned(celeba: Profile) -> Profile:
+    """The same, read by the captions that come with the photographs."""
+    return replace(celeba, diface=replace(celeba.diface, tokens="captions"))
+
+
+@pytest.fixture
+def seen(store: Store) -> Store:
+    """What the session's stores hold serves here, too."""
+    return Store(store.root, shipped=(artifacts.default_store().root, artifacts.WEIGHTS))
+
+
+def test_photographs_are_described_by_what_their_table_says(celeba: Profile, smoke: Profile, seen: Store) -> None:
     faces, rendering = experiment.load_faces(celeba, seen, "gallery"), experiment.load_faces(smoke, seen, "gallery")
     assert faces.names == tuple(CELEBA[:-1])
     columns = [rendering.names.index(name) for name in faces.names]
@@ -554,12 +571,84 @@ def test_photographs_are_described_by_what_their_table_says(celeba: Profile, smo
     views = smoke.rendered.roles["gallery"].views
     other = np.arange(len(faces)).reshape(-1, views)
     assert np.array_equal(faces.elsewhere[other], faces.attributes[np.roll(other, -1, 1)])
+    assert faces.captions == ()  # nobody asked for them
     people = experiment.load_population(celeba, seen)
     assert people.names == faces.names and set(np.unique(faces.groups)) <= set(range(4))
 
 
-def test_diface_trains_on_photographs_and_is_searched(celeba: Profile, store: Store) -> None:
-    seen = Store(store.root, shipped=(artifacts.default_store().root, artifacts.WEIGHTS))
+def test_captions_of_another_photograph_are_what_training_reads(captioned: Profile, seen: Store) -> None:
+    faces = experiment.load_faces(captioned, seen, "gallery")
+    texts = FaceSet.load(Path(captioned.photographs["gallery"])).table["caption"]
+    assert faces.captions == tuple(texts)
+    tau = experiment.tau_of(captioned.diface)
+    say = described.describing(faces, tau, CANDID)
+    views = captioned.rendered.roles["gallery"].views
+    rows = torch.tensor([0, views - 1, views])
+    other = [1, 0, views + 1]  # the next photograph of the person; after the last, the first
+    expected = WordEncoder(minilm_folder(), device())([texts[row] for row in other])
+    torch.testing.assert_close(say(rows, torch.Generator().manual_seed(3)).cpu(), expected.cpu())
+
+
+def test_diface_reads_captions_from_training_to_table(captioned: Profile, seen: Store) -> None:
+    table = evaluating.diface(captioned, seen)
+    assert set(table["method"]) == {"diface", "diface, infonce r", "regression", "contrastive"}
+    assert {"verification, random", "verification, hard", "rank 1 of 4"} <= set(table["test"])
+    assert table["value"].between(0, 1).all() and (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
+    rows = diface_study.study(captioned)
+    assert not any(name.startswith(("mentions", "errors")) for name in rows)
+    result = json.loads((seen.get(diface_study.study_recipe(captioned, "refinement.none")) / "result.json").read_text())
+    assert 0 <= result["random_accuracy"] <= 1
+
+
+def test_who_reads_captions_is_told_no_statements_and_the_other_way_round() -> None:
+    faces, network = crowd(4), nn.Identity()
+    with pytest.raises(ValueError, match=r"said: expected texts, as tokens 'captions' read, got an array \(4, "):
+        Regression(network, Tau("captions")).match(anything(4), faces, 0)
+    texts = ["a man with glasses"] * 4
+    for matcher in (Regression(network, Tau()), Classifier(network, np.zeros(A), np.zeros((A, 2)), CANDID)):
+        with pytest.raises(ValueError, match=r"said: expected statements \(B, \d+\), got"):
+            matcher.match(texts, faces, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"caption": None},
+            r"photographs: row 0 \(of \d+\) has no caption; expected photographs with a column caption",
+        ),
+        ({}, "photographs: expected photographs with a column caption, such as CelebA's"),
+    ],
+)
+def test_photographs_without_captions_are_refused(
+    captioned: Profile, seen: Store, tmp_path: Path, change: dict[str, None], message: str
+) -> None:
+    faces = FaceSet.load(Path(captioned.photographs["val"]))
+    replace(faces, table=faces.table.drop(columns="caption").assign(**change)).save(tmp_path / "silent")
+    silent = replace(captioned, photographs={"val": str(tmp_path / "silent")})
+    with pytest.raises(ValueError, match=message):
+        experiment.load_faces(silent, seen, "val")
+
+
+def test_rendered_people_have_no_captions(smoke: Profile, smoke_store: Store) -> None:
+    faces = experiment.load_faces(smoke, smoke_store, "val")
+    with pytest.raises(ValueError, match="tokens captions: expected photographs"):
+        described.describing(faces, Tau("captions"), CANDID)
+
+
+def test_a_table_of_described_people(smoke: Profile, smoke_store: Store, tmp_path: Path) -> None:
+    """By the command; the numbers are those of the study's line of the same model on the same pairs."""
+    assert smoke.evaluation.pair_sets == diface_study.STUDY_SETS
+    assert cli.main(["diface", "--profile", "smoke", "--json", str(tmp_path / "table.json")]) == 0
+    rows = {(row["method"], row["test"]): row for row in json.loads((tmp_path / "table.json").read_text())}
+    assert {method for method, _ in rows} == {"diface", "diface, infonce r", "regression", "contrastive", "classifier"}
+    result = diface_study.load_study(smoke, smoke_store, "refinement.trained").iloc[0]
+    for impostors in ("random", "hard"):
+        assert rows["diface", f"verification, {impostors}"]["value"] == result[f"{impostors}_accuracy"]
+
+
+def test_diface_trains_on_photographs_and_is_searched(celeba: Profile, seen: Store) -> None:
     model = experiment.load(celeba, seen)
     faces = experiment.load_faces(celeba, seen, "gallery")
     said = described.captions_of(faces, CANDID, 0)

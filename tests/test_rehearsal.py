@@ -29,6 +29,7 @@ from facetransport.recognition.iresnet import IResNet, IResNetConfig
 from test_aligning import AWAY, write_scrfd
 from test_annotation import turned, write_model
 from test_official import ldm_shapes
+from test_text import write_clip
 
 README = Path(__file__).parents[1] / "README.md"
 SIDE, DIM = 64, 64
@@ -87,6 +88,39 @@ def write_bin(path: Path, pairs: int) -> None:
     path.write_bytes(pickle.dumps((images, same)))
 
 
+CELEBA = ("Eyeglasses", "Male", "Smiling", "Young")
+
+
+def write_celeba(folder: Path, people: list[int]) -> None:
+    """people: in the splits train, val and test; everyone has three photographs and a caption of each."""
+    (folder / "img_align_celeba").mkdir(parents=True)
+    split = np.repeat(np.repeat(np.arange(3), people), 3)
+    person = np.repeat(np.arange(sum(people)), 3)
+    names = [f"{i:06d}.jpg" for i in range(1, len(person) + 1)]
+    told = RNG.choice([-1, 1], (sum(people), len(CELEBA)))[person]
+    for name, i in zip(names, person, strict=True):
+        face(218, 9000 + i).crop((20, 0, 198, 218)).save(folder / "img_align_celeba" / name)
+    points = "69 111 108 111 88 133 72 152 105 152"
+    rows = list(zip(names, person + 1, split, told, strict=True))
+    count = str(len(names))
+    lists = {
+        "identity_CelebA": [f"{name} {i}" for name, i, _, _ in rows],
+        "list_eval_partition": [f"{name} {part}" for name, _, part, _ in rows],
+        "list_attr_celeba": [count, " ".join(CELEBA), *(f"{n}  {' '.join(map(str, a))}" for n, _, _, a in rows)],
+        "list_landmarks_align_celeba": [count, " ".join("abcdefghij"), *(f"{name}  {points}" for name in names)],
+    }
+    for name, lines in lists.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    said = {name: {"overall_caption": caption(row == 1)} for name, _, _, row in rows}
+    (folder / "captions.json").write_text(json.dumps(said))
+
+
+def caption(present: np.ndarray) -> str:
+    glasses, male, smiling, young = present
+    age, who = ("young" if young else "old"), ("man" if male else "woman")
+    return f"A {age} {who} {'smiles' if smiling else 'is serious'}. {'Glasses.' if glasses else 'No glasses.'}"
+
+
 def write_weights(folder: Path) -> None:
     """Random ones under the official names and shapes: LDM's VQ-f4, IDiff-Face's U-Net, InsightFace's IResNet."""
     torch.manual_seed(0)
@@ -102,10 +136,17 @@ def write_weights(folder: Path) -> None:
         torch.save(state, folder / name)
 
 
-def write_profile(path: Path, guide: str) -> None:
-    """The smoke profile, with what the guide says a user writes into theirs."""
+def smoke_with(number: int) -> dict:
+    """The smoke profile, with what the guide's blocks say that a user writes into theirs."""
     data = yaml.load((profiles.FOLDER / "smoke.yaml").read_text(), profiles._Loader)
-    data |= yaml.safe_load(re.search(r"```yaml\n(photographs:.*?)```", guide, re.S)[1])  # type: ignore[index]
+    block = re.findall(r"```yaml\n(photographs:.*?)```", README.read_text(encoding="utf-8"), re.S)[number]
+    for name, value in yaml.safe_load(block).items():
+        data[name] = data[name] | value
+    return data
+
+
+def write_profile(path: Path) -> None:
+    data = smoke_with(0)
     data["rendered"]["size"] = SIDE
     data["autoencoder"] |= {"kind": "vq", "latent_channels": 3, "downsample": 4, "steps": 0, "identity_steps": 0}
     data["decoder"]["steps"] = 0
@@ -123,13 +164,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rec(folder / "casia" / "train.rec", [3, 5, 2, 4, 6, 2])
     write_bin(folder / "tests" / "lfw.bin", 60)
     write_weights(folder)
-    write_profile(folder / "mine.yaml", README.read_text(encoding="utf-8"))
+    write_profile(folder / "mine.yaml")
     return folder
 
 
 def commands(number: int) -> list[list[str]]:
     """Those of one of the guide's blocks, at this size."""
-    blocks = re.findall(r"```sh\n(facetransport import-faces ffhq.*?)```", README.read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(r"```sh\n(facetransport import-faces .*?)```", README.read_text(encoding="utf-8"), re.S)
     lines = blocks[number].replace("--size 128", f"--size {SIDE}").replace("10000x50", "5x4").splitlines()
     return [line.split()[1:] for line in lines]
 
@@ -194,6 +235,25 @@ def test_sets_are_aligned_annotated_and_embedded(
     assert (found["row"], found["people"], found["images"]) == (row, 4, 16)
     [aligned] = (desk / "cache" / "aligned").glob("*/table.npz")
     assert (load_table(aligned)["off_template"] < 0.1).all()
+
+
+def test_diface_reads_celebas_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(artifacts.VARIABLE, str(tmp_path / "cache"))
+    write_celeba(tmp_path / "celeba", [20, 12, 12])
+    write_clip(tmp_path / "clip-vit-large-patch14")
+    data = smoke_with(1)
+    (tmp_path / "words.yaml").write_text(yaml.safe_dump(data))
+    size = ["--size", str(data["rendered"]["size"])]
+    for arguments in commands(2):
+        assert cli.main([*arguments, *size * (arguments[0] == "import-faces")]) == 0, capsys.readouterr().err
+    train = FaceSet.load(tmp_path / "faces/celeba_train").table
+    assert len(train) == 60 and train["caption"].str.contains("glasses", case=False).all()
+    rows = json.loads((tmp_path / "words.json").read_text())
+    assert {row["method"] for row in rows} == {"diface", "diface, infonce r", "regression", "contrastive"}
+    assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in rows)
 
 
 def test_two_processes_draw_the_set_of_one(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,10 +105,8 @@ def test_a_missing_wheel_is_named(monkeypatch):
 # ------------------------------------------------------------------------------------------------- models of the user's
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_clip(folder: Path) -> Path:
     """A whole CLIP of random weights, as transformers saves it, whose pieces are letters."""
-    folder = tmp_path_factory.mktemp("clip")
     letters = [
         *map(chr, range(97, 123)),
         *(f"{chr(i)}</w>" for i in range(97, 123)),
@@ -123,6 +121,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_words_are_the_last_states_of_clips_text_half(clip: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facetransport import devices, files, version
 from facetransport.companion import artifacts, profiles
@@ -25,6 +25,9 @@ from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.profiles import Profile
 from facetransport.companion.results import figures_root, is_rich, jpeg, lighter
 from facetransport.companion.turns import Turns
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KNOWN = "profiles.txt"  # in the cache: profiles by path that made something there
 EXPECTED = (ValueError, FileNotFoundError, files.DiskFull, artifacts.CorruptArtifact)
@@ -185,6 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     rows.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="default: the profile's")
     rows.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     _profile_option(rows)
+    words = _command(commands, "diface", _diface, "DiFace and its rivals on a profile's described people: a table")
+    words.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    _profile_option(words)
     weights = _command(commands, "import-weights", _import_weights, "published weights as our file")
     weights.add_argument("files", nargs="+", type=Path, metavar="FILE", help="two for an encoder and its decoder")
     weights.add_argument(
@@ -577,14 +583,28 @@ def _sheet(options: argparse.Namespace, face: Any, drawn: Any, heads: Sequence[s
 
 def _benchmark(options: argparse.Namespace) -> int:
     """All processes of a run train; the main one prints."""
-    from facetransport.companion import evaluating, results
+    from facetransport.companion import evaluating
 
     table = evaluating.benchmark(_chosen_profile(options), artifacts.default_store(), options.rows, options.seeds)
+    return _show(table, options.json)
+
+
+def _diface(options: argparse.Namespace) -> int:
+    """All processes of a run train; the main one prints."""
+    from facetransport.companion import evaluating
+
+    return _show(evaluating.diface(_chosen_profile(options), artifacts.default_store()), options.json)
+
+
+def _show(table: pd.DataFrame, out: Path | None) -> int:
+    """Print a table as Markdown and write it as JSON, once in a run of several processes."""
+    from facetransport.companion import results
+
     if devices.share()[0] == 0:
         print(results.markdown(table))
-        if options.json:
-            files.write_json(options.json, table.to_dict("records"))
-            print(f"written      {options.json}")
+        if out:
+            files.write_json(out, table.to_dict("records"))
+            print(f"written      {out}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""``facetransport evaluate`` and ``benchmark``: a recogniser's accuracy in ten folds on LFW and its relatives; and that
-of recognisers which are trained from nothing on a set, authentic or synthetic."""
+"""``facetransport evaluate``, ``benchmark`` and ``diface``: a recogniser's accuracy in ten folds on LFW and its
+relatives; that of recognisers which are trained from nothing on a set; faces recognised from words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,16 @@ import pandas as pd
 
 from facetransport.checkpoints import SUFFIXES, read_checkpoint
 from facetransport.companion.artifacts import Store
-from facetransport.companion.experiments import recognisers
+from facetransport.companion.experiments import diface as experiment
+from facetransport.companion.experiments import diface_study, recognisers
 from facetransport.companion.experiments.synthetic_recognition import recognition_run
 from facetransport.companion.profiles import Profile
 from facetransport.devices import device
 from facetransport.evaluation.benchmark import load_result
+from facetransport.evaluation.described import Faces, Matcher, another
+from facetransport.evaluation.descriptions import Match, identify_descriptions
 from facetransport.evaluation.pairs import PairSet, auc, embed_pairs, verify_set
+from facetransport.evaluation.statistics import Estimate
 from facetransport.recognition.iresnet import IResNetRecogniser, from_state_dict
 from facetransport.recognition.onnx import OnnxRecogniser
 from facetransport.recognition.recogniser import Recogniser
@@ -80,3 +84,60 @@ def benchmark(profile: Profile, store: Store, rows: Sequence[str], seeds: Sequen
             for (row, seed), r in found.items()
         ]
     )
+
+
+def diface(profile: Profile, store: Store) -> pd.DataFrame:
+    """DiFace and its rivals on a profile's ``gallery`` people, described as its section says.
+
+    A row for each method and test (verification, impostors at random and of the same gender and age band; ranks in
+    galleries), with 95 % intervals over people. Thresholds are those of ``val`` people.
+    """
+    faces = {role: experiment.load_faces(profile, store, role) for role in ("val", "gallery")}
+    sets = {"val": 1, "gallery": profile.evaluation.pair_sets}
+    by = experiment.describer_of(profile.diface)
+    told = {role: diface_study.told_to(profile.diface, f, by, sets[role]) for role, f in faces.items()}
+    rows = []
+    for name, matcher in _word_matchers(profile, store).items():
+        found = {role: diface_study.matches(matcher, f, told[role]) for role, f in faces.items()}
+        rows += [{"method": name, **row} for row in _described(profile, faces, found)]
+    return pd.DataFrame(rows)
+
+
+def _word_matchers(profile: Profile, store: Store) -> dict[str, Matcher]:
+    """By name. A classifier is told statements, so it has no part where captions are read."""
+    section = profile.diface
+    asked = {"diface": section, "diface, infonce r": experiment.ours(section)}
+    kinds = [kind for kind in experiment.BASELINES if kind != "classifier" or section.tokens != "captions"]
+    matchers: dict[str, Matcher] = {name: experiment.load(profile, store, how) for name, how in asked.items()}
+    return matchers | {kind: experiment.load_baseline(profile, store, kind) for kind in kinds}
+
+
+def _described(
+    profile: Profile, faces: Mapping[str, Faces], found: Mapping[str, Sequence[Match]]
+) -> Iterator[dict[str, object]]:
+    val, test = faces["val"], faces["gallery"]
+    for impostors in ("random", "hard"):
+        verified = diface_study.verification(
+            found["val"], found["gallery"], (val, test), profile.evaluation, hard=impostors == "hard"
+        )
+        yield _measured(f"verification, {impostors}", verified.accuracy)
+        yield _measured(f"auc, {impostors}", verified.auc)
+    described, shown = _two_photographs(test.identity)
+    for size in (size for size in profile.evaluation.galleries if size <= len(described)):
+        ranks = [k for k in (1, 5, 10) if k <= size]
+        ranked = identify_descriptions(
+            found["gallery"][0], described, shown, size, ranks=ranks, bootstrap=profile.evaluation.bootstrap
+        )
+        for k, value in ranked.rank.items():
+            yield _measured(f"rank {k} of {size}", value)
+
+
+def _two_photographs(identity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (P,) each: a photograph to describe and another to find, of everyone who has two."""
+    first, other = np.unique(identity, return_index=True)[1], another(identity)
+    first = first[other[first] != first]
+    return first, other[first]
+
+
+def _measured(test: str, value: Estimate) -> dict[str, object]:
+    return {"test": test, **value.record()}

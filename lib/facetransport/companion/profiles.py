@@ -295,7 +295,7 @@ class DiFace:
     """Recognition from words: how descriptions are made, D and R trained, features drawn."""
 
     encoder: Literal["reference", "dlib"]  # E
-    tokens: Literal["statements", "clauses", "text"]  # tau
+    tokens: Literal["statements", "clauses", "text", "captions"]  # tau; the last reads what came with photographs
     people: Count  # of the ``generator`` role
     error: Share  # of the describer: wrong about an attribute ...
     say_yes: Share  # ... mentions one that is there ...
@@ -323,10 +323,11 @@ class DiFace:
     samples: Count  # K, averaged
     guidance: Scale
     seed: int
-    text: str | None = None  # folder of the text model of tokens "text", such as CLIP's; MiniLM's where there is none
+    text: str | None = None  # folder of the text model of tokens "text" and "captions", such as CLIP's; None: MiniLM's
 
     def __post_init__(self) -> None:
-        require(self.text is None or self.tokens == "text", f"text: {self.text} reads tokens text, not {self.tokens}")
+        reads = self.tokens in ("text", "captions")
+        require(self.text is None or reads, f"text: {self.text} reads tokens text or captions, not {self.tokens}")
         require(
             self.denoiser != "unet" or self.width % 32 == 0, f"width: unet takes a multiple of 32, got {self.width}"
         )

@@ -1,7 +1,8 @@
 """People who are described, and what reads the words: what DiFace, its rivals and the Bayes bound are all given.
 
-Words come from a describer (`facetransport.world.captions.Describer`); in training they are of ANOTHER photograph of
-the person, so that a smile or glasses in them weigh what they say about the person (papers.md 1.11).
+Words come from a describer (`facetransport.world.captions.Describer`), or are captions that came with photographs; in
+training they are of ANOTHER photograph of the person, so that a smile or glasses in them weigh what they say about the
+person (papers.md 1.11).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +26,10 @@ from facetransport.evaluation.statistics import Estimate, bootstrap
 from facetransport.world import captions, grammar
 from facetransport.world.captions import Describer
 
+CAPTIONED = (
+    "expected photographs with a column caption, such as CelebA's when they were imported with CelebA-Dialog's "
+    "captions.json in their folder; import them anew, or take tokens text"
+)
 HARD = ("Male", "Young", "Senior")  # what hard negatives share: gender and age band
 
 
@@ -53,10 +59,18 @@ class People:
 
 @dataclass(frozen=True)
 class Faces(People):
-    """Photographs as DiFace sees them: embeddings E(I), float32 (N, d), unit norm; identity int64 (N,)."""
+    """Photographs as DiFace sees them: embeddings E(I), float32 (N, d), unit norm; identity int64 (N,). captions: a
+    text about each, where they came with some (CelebA-Dialog's)."""
 
     embeddings: np.ndarray
     identity: np.ndarray
+    captions: tuple[str, ...] = ()
+
+
+def another(identity: np.ndarray) -> np.ndarray:
+    """int64 (N,): for each photograph the row of the person's next one, or its own where there is no other."""
+    rows = pd.Series(np.arange(len(identity)))
+    return rows.groupby(np.asarray(identity)).transform(lambda own: np.roll(own, -1)).to_numpy()
 
 
 def scaled(embeddings: np.ndarray) -> np.ndarray:
@@ -72,20 +86,26 @@ def features_of(faces: Faces) -> Tensor:
 # ------------------------------------------------------------------------------------------------------ words to tokens
 
 
+Said = np.ndarray | Sequence[str]
+"""Descriptions: statements, int8 (B, A) (`captions.UNSAID`, ``ABSENT``, ``PRESENT``), or, for tau "captions", texts."""
+
+
 class Tokeniser(Protocol):
-    """tau, second half: said int8 (B, A) -> tokens float32 (B, L, e), of unit root mean square. dim: e."""
+    """tau, second half: said (B, ...) -> tokens float32 (B, L, e), of unit root mean square. dim: e."""
 
     dim: int
 
-    def __call__(self, said: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """What ``rng`` decides is how it is put into words. ValueError for what is not (B, A)."""
+    def __call__(self, said: Said, rng: np.random.Generator) -> Tensor:
+        """What ``rng`` decides is how statements are put into words. ValueError for texts where statements are read,
+        and the other way round."""
         ...
 
 
 @dataclass(frozen=True)
 class Tau:
-    """Which tokeniser. kind: "statements" or "clauses" (`Statements`), or "text" (`Spoken`), as papers.md 1.3 takes the
-    paper to do. encoder: folder of the text model of "text", such as CLIP's; None: MiniLM's, of the wheel."""
+    """Which tokeniser. kind: "statements" or "clauses" (`Statements`), "text" (`Spoken`), as papers.md 1.3 takes the
+    paper to do, or "captions" (`Captions`). encoder: folder of the text model of the last two, such as CLIP's; None:
+    MiniLM's, of the wheel."""
 
     kind: str = "statements"
     encoder: Path | None = None
@@ -93,20 +113,24 @@ class Tau:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"tokens: expected one of {', '.join(KINDS)}, got {self.kind!r}")
-        if self.encoder is not None and self.kind != "text":
-            raise ValueError(f"encoder: {self.encoder} reads tokens 'text', not {self.kind!r}")
+        if self.encoder is not None and self.kind not in READ:
+            raise ValueError(f"encoder: {self.encoder} reads tokens {' or '.join(READ)}, not {self.kind!r}")
 
     def of(self, names: tuple[str, ...]) -> Tokeniser:
         """The tokeniser for these attributes; encoding phrases takes seconds, so a process makes each once."""
         return _tokeniser(self, names)
 
 
-KINDS = ("statements", "clauses", "text")
+READ = ("text", "captions")  # by a text model
+KINDS = ("statements", "clauses", *READ)
 
 
 @cache
 def _tokeniser(tau: Tau, names: tuple[str, ...]) -> Tokeniser:
-    return Spoken(names, _word_encoder(tau.encoder)) if tau.kind == "text" else Statements(names, tau.kind)
+    if tau.kind not in READ:
+        return Statements(names, tau.kind)
+    encoder = _word_encoder(tau.encoder)
+    return Captions(encoder) if tau.kind == "captions" else Spoken(names, encoder)
 
 
 @cache
@@ -122,8 +146,20 @@ class Spoken:
         grammar.check_names(names)
         self.names, self.encoder, self.dim = names, encoder, encoder.dim
 
-    def __call__(self, said: np.ndarray, rng: np.random.Generator) -> Tensor:
-        return self.encoder(grammar.describe(_said(said, len(self.names)), self.names, rng))
+    def __call__(self, said: Said, rng: np.random.Generator) -> Tensor:
+        return self.encoder(grammar.describe(statements(said, len(self.names)), self.names, rng))
+
+
+class Captions:
+    """tau of texts as they are: every word piece is a token."""
+
+    def __init__(self, encoder: WordEncoder) -> None:
+        self.encoder, self.dim = encoder, encoder.dim
+
+    def __call__(self, said: Said, rng: np.random.Generator) -> Tensor:
+        if isinstance(said, np.ndarray):
+            raise ValueError(f"said: expected texts, as tokens 'captions' read, got an array {said.shape}")
+        return self.encoder(said)
 
 
 class Statements:
@@ -145,9 +181,9 @@ class Statements:
             self.ways[phrase.attribute, phrase.value] += 1
         self.states = states
 
-    def __call__(self, said: np.ndarray, rng: np.random.Generator) -> Tensor:
+    def __call__(self, said: Said, rng: np.random.Generator) -> Tensor:
         """One of its phrases for each statement, drawn with ``rng``; zero rows where a description says less."""
-        said = _said(said, len(self.ways))
+        said = statements(said, len(self.ways))
         row, attribute = np.nonzero(said >= 0)
         value = said[row, attribute]
         phrase = self.first[attribute, value] + (rng.random(len(row)) * self.ways[attribute, value]).astype(int)
@@ -165,10 +201,11 @@ def _states(kind: str, phrases: Sequence[grammar.Phrase], attributes: int) -> Te
     return text_encoder().clause_states([phrase.text for phrase in phrases])[:, None]
 
 
-def _said(said: np.ndarray, attributes: int) -> np.ndarray:
+def statements(said: Said, attributes: int) -> np.ndarray:
+    """What is said, as (B, A); ValueError where it is not."""
     said = np.asarray(said)
     if said.ndim != 2 or said.shape[1] != attributes:
-        raise ValueError(f"said: expected (B, {attributes}), got {said.shape}")
+        raise ValueError(f"said: expected statements (B, {attributes}), got {said.shape}")
     return said
 
 
@@ -183,14 +220,34 @@ Say = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def describing(faces: Faces, tau: Tau, describer: Describer) -> Say:
-    """Descriptions for training: of another photograph of the person, drawn and phrased anew each time."""
+    """Descriptions for training: of another photograph of the person, drawn and phrased anew each time, or, for tau
+    "captions", its caption. ValueError where it reads captions and the faces have none."""
     read = tau.of(faces.names)
+    if tau.kind == "captions":
+        return _captioned(faces, read)
 
     def say(rows: Tensor, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(generator.initial_seed())  # known to the host: nothing waits for a device
         return read(describer.say(faces.elsewhere[rows.numpy()], rng), rng).to(generator.device)
 
     return say
+
+
+def _captioned(faces: Faces, read: Tokeniser) -> Say:
+    texts, other = captions_from(faces), another(faces.identity)
+
+    def say(rows: Tensor, generator: torch.Generator) -> Tensor:
+        told = [texts[row] for row in other[rows.numpy()]]
+        return read(told, np.random.default_rng(0)).to(generator.device)
+
+    return say
+
+
+def captions_from(faces: Faces) -> tuple[str, ...]:
+    """The captions that came with the photographs; ValueError where none did."""
+    if not faces.captions:
+        raise ValueError(f"tokens captions: {CAPTIONED}")
+    return faces.captions
 
 
 def captions_of(faces: Faces, describer: Describer, seed: int) -> np.ndarray:
@@ -224,6 +281,6 @@ def _share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> np.ndarr
 class Matcher(Protocol):
     """Whatever scores descriptions against faces: DiFace, the baselines, the Bayes bound."""
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
-        """Scores of descriptions, of which said int8 (Q, A) was understood, against all faces."""
+    def match(self, said: Said, faces: Faces, seed: int) -> Match:
+        """Scores of Q descriptions, as they were understood, against all faces."""
         ...

@@ -27,7 +27,7 @@ from facetransport.devices import device
 from facetransport.diffusion.sampling import device_of, initial_noise, sample_seeds
 from facetransport.diffusion.schedule import Schedule, add_noise
 from facetransport.diffusion.vectors import Described, MultiLayer, VectorDenoiser, prompts_of
-from facetransport.evaluation.described import Faces, People, Say, Tau, features_of
+from facetransport.evaluation.described import Faces, People, Said, Say, Tau, features_of, statements
 from facetransport.evaluation.descriptions import Match, attribute_match, bayes_match, cosine_match
 from facetransport.training import Loss, pick, resident
 from facetransport.world.captions import Describer
@@ -43,7 +43,7 @@ class Regression:
     network: nn.Module
     tau: Tau
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
+    def match(self, said: Said, faces: Faces, seed: int) -> Match:
         tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
         return cosine_match(_unit(self.network, tokens), faces.embeddings)
 
@@ -56,7 +56,7 @@ class Contrastive:
     images: nn.Module
     tau: Tau
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
+    def match(self, said: Said, faces: Faces, seed: int) -> Match:
         tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
         return cosine_match(_unit(self.words, tokens), _unit(self.images, features_of(faces)))
 
@@ -70,8 +70,9 @@ class Classifier:
     persistence: np.ndarray  # (A, 2)
     describer: Describer
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
-        return attribute_match(self.describer, said, self.present(faces), self.prior, self.persistence)
+    def match(self, said: Said, faces: Faces, seed: int) -> Match:
+        told = statements(said, len(faces.names))
+        return attribute_match(self.describer, told, self.present(faces), self.prior, self.persistence)
 
     @torch.inference_mode()
     def present(self, faces: Faces) -> np.ndarray:
@@ -89,9 +90,9 @@ class Seen:
     population: People
     describer: Describer
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
-        known = self.population
-        return attribute_match(self.describer, said, self.present, known.attributes.mean(0), known.persistence)
+    def match(self, said: Said, faces: Faces, seed: int) -> Match:
+        known, told = self.population, statements(said, len(faces.names))
+        return attribute_match(self.describer, told, self.present, known.attributes.mean(0), known.persistence)
 
 
 @torch.inference_mode()
@@ -125,12 +126,12 @@ class Bayes:
     elsewhere: bool = True
     hard: bool = False
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
+    def match(self, said: Said, faces: Faces, seed: int) -> Match:
         """``said`` describes the faces row by row."""
-        known = self.population
+        known, told = self.population, statements(said, len(faces.names))
         persistence = known.persistence if self.elsewhere else None
         groups = (faces.groups, known.groups) if self.hard else (None, None)
-        return bayes_match(self.describer, said, faces.attributes, known.attributes, persistence, *groups)
+        return bayes_match(self.describer, told, faces.attributes, known.attributes, persistence, *groups)
 
 
 def info_nce(left: Tensor, right: Tensor, scale: float | Tensor = 16.0) -> Tensor:
@@ -155,7 +156,7 @@ class Likelihood:
     level: float
     draws: int = DRAWS
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int) -> LikelihoodMatch:
+    def match(self, said: Said, faces: Faces, seed: int) -> LikelihoodMatch:
         """Noise of face n depends on (seed, n) only."""
         tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
         seeds = sample_seeds(seed, range(len(faces)), self.draws)

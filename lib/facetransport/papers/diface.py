@@ -26,7 +26,7 @@ from facetransport.diffusion.guidance import classifier_free
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule, abar_on, add_noise, uniform_timesteps
 from facetransport.diffusion.vectors import MultiLayer, VectorDenoiser, prompts_of
-from facetransport.evaluation.described import Faces, Say, Tau, scaled
+from facetransport.evaluation.described import Faces, Said, Say, Tau, scaled
 from facetransport.evaluation.descriptions import Match, cosine_match
 from facetransport.evaluation.matchers import CHUNK, info_nce
 from facetransport.training import Loss, pick
@@ -148,7 +148,7 @@ class Model:
         features = torch.from_numpy(scaled(embeddings)).to(device_of(self.denoiser))
         return self.refine(features[:, None]).cpu().numpy()
 
-    def match(self, said: np.ndarray, faces: Faces, seed: int) -> Match:
+    def match(self, said: Said, faces: Faces, seed: int) -> Match:
         """s(c, I) = cos(R(zhat_0(c)), E(I))."""
         tokens = self.settings.tau.of(faces.names)(said, np.random.default_rng(seed))
         return cosine_match(self.features(tokens, seed).cpu().numpy(), self.gallery(faces.embeddings))

@@ -5,6 +5,7 @@ Networks on features are trained as long as D, on the same people, by words that
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,17 @@ from facetransport.diffusion.autoencoder import mirrored
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.text import FOLDER
 from facetransport.diffusion.vectors import Described, MultiLayer, VectorConfig, VectorDenoiser
-from facetransport.evaluation.described import Faces, Matcher, People, Say, Tau, describing, features_of
+from facetransport.evaluation.described import (
+    CAPTIONED,
+    Faces,
+    Matcher,
+    People,
+    Say,
+    Tau,
+    another,
+    describing,
+    features_of,
+)
 from facetransport.evaluation.matchers import (
     CHUNK,
     Classifier,
@@ -39,6 +50,7 @@ from facetransport.evaluation.matchers import (
     contrastive_loss,
     regression_loss,
 )
+from facetransport.files import write_json
 from facetransport.papers.diface import Model, Refinement, Settings, denoiser_loss, refinement_loss, rough_estimates
 from facetransport.recognition import dlib
 from facetransport.recognition.iresnet import IResNet, WithEarlierMap
@@ -48,7 +60,8 @@ from facetransport.training import Loss, TrainingConfig, TrainingLog, pick, resi
 from facetransport.world import grammar, rendered
 from facetransport.world.captions import Describer
 
-FACES = "faces.safetensors"
+FACES, SAID = "faces.safetensors", "captions.json"
+CAPTION = "caption"  # the column, of CelebA-Dialog's
 POPULATION = 10_000  # people: the bound is an average over them
 
 
@@ -115,17 +128,20 @@ def _attributes_of_photographs(faces: FaceSet) -> tuple[pd.DataFrame, pd.DataFra
             f"photographs: expected attributes in the table, such as CelebA's ({', '.join(grammar.known_names()[:3])}, "
             f"...), got columns {', '.join(map(str, faces.table))}; import them with their attributes"
         )
-    rows = pd.Series(np.arange(len(faces)))
-    other = rows.groupby(faces.identity).transform(lambda own: np.roll(own, -1))
     here = faces.table[names].reset_index(drop=True)
-    return here, here.iloc[other].reset_index(drop=True)
+    return here, here.iloc[another(faces.identity)].reset_index(drop=True)
 
 
 def faces_recipe(profile: Profile, role: str, encoder: str = "reference", people: int | None = None) -> Recipe:
     """Embeddings and attributes of a role's first ``people``, by default all. encoder: E, as in a profile's section, or
     "maps": E beside its own earlier feature map. Where the role is played by photographs, what their table says of them
-    (CelebA's attributes), as far as the grammar has words for it."""
-    config = {"people": people or profile.rendered.roles[role].identities, "views": profile.rendered.roles[role].views}
+    (CelebA's attributes), as far as the grammar has words for it, and their captions where DiFace reads some."""
+    config: dict[str, Any] = {
+        "people": people or profile.rendered.roles[role].identities,
+        "views": profile.rendered.roles[role].views,
+    }
+    if role in profile.photographs and profile.diface.tokens == "captions":
+        config["captions"] = True
     network = recognisers.dlib_recipe(profile) if encoder == "dlib" else recognisers.recipe(profile)
     head = () if role in profile.photographs else (roles.head_recipe(),)
     upstream = (roles.recipe(profile, role), network, *head)
@@ -145,7 +161,8 @@ def read_faces(folder: Path) -> Faces:
     tensors, metadata = read_model(folder / FACES)
     embeddings = F.normalize(tensors["embeddings"].float(), dim=1).numpy()
     attributes, elsewhere = (tensors[name].numpy() for name in ("attributes", "elsewhere"))
-    return Faces(attributes, elsewhere, tuple(metadata["names"]), embeddings, tensors["identity"].numpy())
+    captions = tuple(json.loads(told.read_text(encoding="utf-8"))) if (told := folder / SAID).is_file() else ()
+    return Faces(attributes, elsewhere, tuple(metadata["names"]), embeddings, tensors["identity"].numpy(), captions)
 
 
 def _make_faces(
@@ -166,6 +183,19 @@ def _make_faces(
         "identity": torch.from_numpy(faceset.identity.astype(np.int64)),
     }
     save_model(folder / FACES, tensors, names=list(here))
+    if config.get("captions"):
+        write_json(folder / SAID, _captions_of_photographs(faceset))
+
+
+def _captions_of_photographs(faces: FaceSet) -> list[str]:
+    """ValueError where a photograph has none."""
+    if CAPTION not in faces.table:
+        raise ValueError(f"photographs: {CAPTIONED}")
+    texts = faces.table[CAPTION].astype(str).tolist()
+    missing = [row for row, text in enumerate(texts) if text.strip() in ("", "None", "nan")]  # as tables write them
+    if missing:
+        raise ValueError(f"photographs: row {missing[0]} (of {len(missing)}) has no caption; {CAPTIONED}")
+    return texts
 
 
 def _read_recogniser(folder: Path, encoder: str) -> Recogniser:

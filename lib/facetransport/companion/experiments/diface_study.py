@@ -37,7 +37,7 @@ from facetransport.companion.experiments.diface import (
     words_of,
 )
 from facetransport.companion.profiles import DiFace, Evaluation, Profile, as_config
-from facetransport.evaluation.described import Faces, Matcher, captions_of
+from facetransport.evaluation.described import Faces, Matcher, Said, captions_from, captions_of
 from facetransport.evaluation.descriptions import (
     DescriptionVerification,
     Match,
@@ -63,7 +63,12 @@ def told(faces: Faces, describer: Describer, sets: int) -> list[np.ndarray]:
     return [captions_of(faces, describer, seed) for seed in range(sets)]
 
 
-def matches(matcher: Matcher, faces: Faces, understood: Sequence[np.ndarray]) -> list[Match]:
+def told_to(section: DiFace, faces: Faces, describer: Describer, sets: int) -> Sequence[Said]:
+    """As `told`, or, for a model that reads captions, those of the photographs, the same in each set."""
+    return [captions_from(faces)] * sets if section.tokens == "captions" else told(faces, describer, sets)
+
+
+def matches(matcher: Matcher, faces: Faces, understood: Sequence[Said]) -> list[Match]:
     """Sets of descriptions of all faces, each as it was understood (`told`, or `words.load_readings`), against all."""
     return [matcher.match(said, faces, seed) for seed, said in enumerate(understood)]
 
@@ -114,7 +119,8 @@ class Row:
 def study(profile: Profile) -> dict[str, Row]:
     """Every line of every study by name, ``<what is varied>.<value>``; ``rough.`` before it: without R.
 
-    A line that changes T~, K or guidance has an R of its own; one that changes D, E or tau has its own D too.
+    A line that changes T~, K or guidance has an R of its own; one that changes D, E or tau has its own D too. Nobody
+    varies what captions say: for a model that reads them there are no lines about the describer.
     """
     base = profile.diface
     by = describer_of(base)
@@ -125,7 +131,7 @@ def study(profile: Profile) -> dict[str, Row]:
             rows[name] = row
         if name.startswith(SWEEPS):
             rows[f"rough.{name}"] = replace(row, refined=False)
-    for name, describer in describers(by).items():
+    for name, describer in describers(by).items() if base.tokens != "captions" else ():
         for method in METHODS:
             rows[f"{name}.{method}"] = Row(_section(base, method), describer, method)
     return rows
@@ -213,7 +219,9 @@ def _make_study(row: Row, evaluation: Evaluation, folder: Path, upstream: tuple[
     for name, hard in (("random", False), ("hard", True)):
         if name == "random" or row.method == "bayes":  # whose bound knows what impostors share
             matcher = _row_matcher(row, hard, upstream[2:])
-            found = [matches(matcher, f, told(f, row.told, n)) for f, n in ((val, 1), (test, STUDY_SETS))]
+            found = [
+                matches(matcher, f, told_to(row.section, f, row.told, n)) for f, n in ((val, 1), (test, STUDY_SETS))
+            ]
         numbers |= numbers_of(name, verification(found[0], found[1], (val, test), evaluation, hard=hard))
     write_json(folder / RESULT, numbers)
 
@@ -294,7 +302,10 @@ def _make_level(
     val, test = (read_faces(path) for path in upstream[:2])
     matcher = Likelihood(assemble(section, upstream[2]).denoiser, tau_of(section), level)
     found = [
-        [matcher.match(said, faces, seed) for seed, said in enumerate(told(faces, describer_of(section), sets))]
+        [
+            matcher.match(said, faces, seed)
+            for seed, said in enumerate(told_to(section, faces, describer_of(section), sets))
+        ]
         for faces, sets in ((val, 1), (test, STUDY_SETS))
     ]
     pairs = draw_pairs(val.identity, 0, evaluation.pairs, "other")
