@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from facetransport import devices
 from facetransport.diffusion import denoisers
-from facetransport.diffusion.guidance import classifier_free, schedule_of
+from facetransport.diffusion.guidance import InBfloat16, classifier_free, schedule_of
 from facetransport.diffusion.sampling import sample
 from facetransport.diffusion.schedule import Schedule
 
@@ -77,3 +78,20 @@ def test_a_network_chooses_its_batches_and_guidance_keeps_the_choice() -> None:
     denoiser.seen.clear()
     sample(denoiser, (1, 2, 2), context, "ddim", 1, range(7), micro_batch=4)
     assert denoiser.seen == [4, 4]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_only_the_network_computes_in_bfloat16(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: there)
+    layer, seen = nn.Linear(2, 2), []
+
+    def network(x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        out = layer(x.flatten(1) if context is None else context.expand(-1, 2))
+        seen.append(out.dtype)
+        return out.view(x.shape)
+
+    x = torch.randn(2, 1, 1, 2)
+    with torch.no_grad():
+        guided, exact = (classifier_free(f, 3.0)(x, T, C) for f in (InBfloat16(network), network))
+    assert guided.dtype == torch.float32 and seen[:2] == [torch.bfloat16 if there else torch.float32] * 2
+    torch.testing.assert_close(guided, exact, atol=0.1 if there else 0, rtol=0)

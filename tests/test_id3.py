@@ -275,6 +275,16 @@ def test_anchors_are_apart_and_may_live_where_people_are() -> None:
     assert cosines.min() >= 0.7 - 1e-5 and cosines.max() <= 0.9 + 1e-5
 
 
+def test_contexts_may_vary_as_photographs_show() -> None:
+    w, shown = id3.anchors(6, 16, 0, steps=20), torch.randn(6, 20, 16, generator=torch.Generator().manual_seed(1))
+    y = around(w, 20, (0.6, 0.9), 3, shown=shown)
+    cosines = (y * w[:, None]).sum(2)
+    torch.testing.assert_close(cosines, (around(w, 20, (0.6, 0.9), 3) * w[:, None]).sum(2), **CLOSE)  # the same v_ij
+    away = F.normalize(y - cosines[..., None] * w[:, None], dim=2)
+    expected = F.normalize(shown - (shown * w[:, None]).sum(2, keepdim=True) * w[:, None], dim=2)
+    torch.testing.assert_close(away, expected, **CLOSE)
+
+
 @pytest.mark.parametrize("bounds", [(0.9, 0.7), (-2.0, 0.5), (0.5, 1.5)])
 def test_cosines_that_are_none_are_refused(bounds: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="bounds: expected cosines -1 <= lb <= ub <= 1"):
@@ -431,6 +441,17 @@ def test_contexts_stand_where_they_are_asked(smoke: Profile, smoke_store: Store,
     anchor = id3.anchors(4, model.context_dim, 0, experiment.spread_of(where, like))
     cosines = (y * anchor[:, None]).sum(2)
     assert cosines.min() >= section.bounds[0] - 1e-4 and cosines.max() <= section.bounds[1] + 1e-4
+    shown = torch.randn(2, model.context_dim, generator=torch.Generator().manual_seed(0))
+    varied, same = experiment.conditions(section, like, table, attributes_of(model), 4, 3, 0, shown)
+    assert same is not None and torch.equal(same, told)  # one photograph gives an image both
+    rows = id3.drawn_rows(2, 12, 0)
+    torch.testing.assert_close(
+        attributes_of(model).encode({n: rows * 1.0 for n in id3.ATTRIBUTES}, 12), told.flatten(0, 1)
+    )
+    away = F.normalize(varied - (varied * anchor[:, None]).sum(2, keepdim=True) * anchor[:, None], dim=2)
+    examples = shown[rows].unflatten(0, (4, 3))
+    examples = F.normalize(examples - (examples * anchor[:, None]).sum(2, keepdim=True) * anchor[:, None], dim=2)
+    torch.testing.assert_close(away, examples, **CLOSE)
     untold = experiment.conditions(replace(section, attributes=False), like, table, attributes_of(model), 4, 3, 0)
     assert untold[1] is None and torch.equal(untold[0], y)
 

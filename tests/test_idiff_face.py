@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from facetransport import generation
+from facetransport import devices, generation
 from facetransport.companion import cli
 from facetransport.companion.artifacts import Store
 from facetransport.companion.experiments import idiff_face as experiment
@@ -438,7 +439,7 @@ def test_more_contexts_than_there_are_are_refused(smoke: Profile, smoke_store: S
         experiment.dataset_recipe(smoke, "authentic")
     with pytest.raises(ValueError, match=r"1 to 16 uniform contexts, got 17; raise 2 x generation\.identities"):
         experiment.dataset_recipe(smoke, "uniform", identities=17)
-    with pytest.raises(ValueError, match="one of uniform, matched, plda, two_stage, authentic, got 'stylegan'"):
+    with pytest.raises(ValueError, match="one of uniform, matched, plda, plda_shown, two_stage, authentic, got 'stylegan'"):
         experiment.contexts_recipe(smoke, "stylegan")
 
 
@@ -499,8 +500,10 @@ def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
         synthetic_recognition.recognition_run(smoke, "casia", 0)
     drawing, of_id3 = smoke.id3_set, synthetic_recognition.id3_pilot_runs(smoke)
     knobs = drawing.adjustment, drawing.steps, drawing.guidance, drawing.temperature
-    assert list(of_id3) == [("0.7 to 0.9", *knobs), ("0.5 to 0.7", *knobs)]  # the profile's own, and what it names
-    assert of_id3["0.7 to 0.9", *knobs].upstream[0].key == rows["id3_flip"][0].key
+    own, named = ("photographs", "0.7 to 0.9", *knobs), ("photographs", "0.5 to 0.7", *knobs)
+    assert list(of_id3) == [("drawn", *own[1:]), own, named]
+    assert of_id3[own].upstream[0].key == rows["id3_flip"][0].key
+    assert of_id3["drawn", *own[1:]].upstream[0].key == rows["id3_drawn_flip"][0].key
     fast, mirrored = smoke.sampling.steps, synthetic_recognition.mirrored_pilot_runs(smoke)
     assert mirrored[fast, main.guidance, main.temperature].key == runs["plda_flip", section.seeds[0]].key
     same = mirrored[drawing.steps, drawing.guidance, drawing.temperature].upstream[0].config
@@ -534,6 +537,45 @@ def test_plda_contexts_depend_on_their_own_place_only() -> None:
     whole = idiff_face.plda_contexts(5, 4, 2, plda)
     torch.testing.assert_close(whole[:3, :2], idiff_face.plda_contexts(3, 2, 2, plda))
     assert not torch.allclose(whole, idiff_face.plda_contexts(5, 4, 3, plda))
+
+
+def test_plda_contexts_may_vary_by_example() -> None:
+    like = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 4))).float()
+    plda, shown = Plda.of(like, 0.5 * torch.cov(like.double().T)), 0.1 * torch.eye(4, dtype=torch.float64)
+    whole = idiff_face.plda_contexts(5, 4, 2, plda, shown)
+    torch.testing.assert_close(whole[:3, :2], idiff_face.plda_contexts(3, 2, 2, plda, shown))
+    people = idiff_face.plda_contexts(5, 4, 2, plda, torch.zeros(1, 4, dtype=torch.float64))
+    still = Plda(plda.mean, plda.between, 0 * plda.within)
+    torch.testing.assert_close(people, idiff_face.plda_contexts(5, 4, 2, still))  # the same people, who do not vary
+    assert not torch.allclose(whole, people)
+
+
+def test_photographs_of_people_who_have_several_show_how_one_varies(smoke: Profile, smoke_store: Store) -> None:
+    reference, val = (
+        recognisers.load_recogniser(smoke, smoke_store, "reference"),
+        roles.load_rendered(smoke, "val", smoke_store),
+    )
+    alone = val.select(np.flatnonzero((val.identity != val.identity[0]) | (np.arange(len(val)) == 0)))
+    several, shown = experiment.shown_by(reference, alone)
+    assert len(several) == len(shown) == len(alone) - 1 and val.identity[0] not in several.identity
+    y = experiment.load_contexts(smoke, smoke_store, "plda_shown", 3)
+    plain = experiment.load_contexts(smoke, smoke_store, "plda", 3)
+    assert y.shape == plain.shape and not torch.allclose(y, plain)
+
+
+def test_sets_drawn_in_bfloat16_are_nearly_the_same_and_say_so(
+    smoke: Profile, smoke_store: Store, tmp_path: Path
+) -> None:
+    model = experiment.load(smoke, smoke_store)
+    y = idiff_face.uniform_contexts(3, model.context_dim, 0)
+    plain, rounded = (generation.generate(model, y, 2, 0, steps=3, bf16=on).images for on in (False, True))
+    apart = np.abs(plain.astype(int) - rounded.astype(int))
+    assert apart.mean() < 2 and (apart.any() == devices.has_bfloat16(devices.device()))
+    generation.generate_into(tmp_path / "set", model, y, 2, 0, steps=3, workers=1, bf16=True)
+    assert json.loads((tmp_path / "set" / "plan.json").read_text())["bf16"] is True
+    quick = replace(smoke, generation=replace(smoke.generation, bf16=True))
+    recipes = [experiment.dataset_recipe(p, "plda") for p in (smoke, quick)]
+    assert [r.config.get("bf16") for r in recipes] == [None, True]
 
 
 def test_a_context_for_each_image(smoke: Profile, smoke_store: Store) -> None:

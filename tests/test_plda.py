@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from facetransport.recognition.plda import Plda, leading_axes, root, within_covariance
+from facetransport.recognition.plda import Plda, deviations, leading_axes, root, within_covariance
 from facetransport.recognition.recogniser import enrol
 
 DIM = 6
@@ -67,6 +67,24 @@ def test_within_covariance_is_that_of_deviations_from_the_person() -> None:
     vectors = np.array([[0.0, 1], [0, 3], [5, 0], [7, 0]], np.float32)
     expected = torch.tensor([[1.0, 0], [0, 1]]).double()  # deviations (0, -+1), (-+1, 0), two degrees of freedom
     torch.testing.assert_close(within_covariance(vectors, np.array([1, 1, 9, 9])), expected)
+
+
+def test_deviations_have_the_covariance_within_people() -> None:
+    draw = np.random.default_rng(0)
+    person = np.repeat(np.arange(40), draw.integers(2, 6, 40))
+    vectors = (draw.standard_normal((40, 5))[person] + draw.standard_normal((len(person), 5))).astype(np.float32)
+    shuffled = draw.permutation(len(person))
+    w = deviations(vectors[shuffled], person[shuffled])
+    others = [vectors[i] - vectors[(person == person[i]) & (np.arange(len(person)) != i)].mean(0) for i in shuffled]
+    n = torch.from_numpy(np.bincount(person)[person[shuffled]]).double()  # away from the others, and less of that
+    expected = torch.from_numpy(np.stack(others)).double() * ((n - 1) / n).sqrt()[:, None]
+    torch.testing.assert_close(w, expected, atol=1e-5, rtol=0)  # means of float32
+    one_size = np.repeat(np.arange(40), 4)
+    rows = torch.from_numpy(draw.standard_normal((160, 5)))
+    found = deviations(rows.numpy(), one_size)
+    torch.testing.assert_close(found.T @ found / 160, within_covariance(rows.numpy(), one_size))
+    with pytest.raises(ValueError, match="several images of everyone, got one of 2 people"):
+        deviations(unit(4), np.array([0, 0, 1, 2]))
 
 
 def test_the_root_is_the_symmetric_one_so_that_draws_do_not_hang_on_signs_of_eigenvectors() -> None:

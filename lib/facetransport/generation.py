@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from facetransport.data import shards
 from facetransport.data.faceset import FaceSet, to_uint8
-from facetransport.devices import WHOLE, Share
+from facetransport.devices import WHOLE, Share, mixed_precision
 from facetransport.diffusion import denoisers
 from facetransport.diffusion.autoencoder import Autoencoder
-from facetransport.diffusion.guidance import Denoiser, classifier_free, separate_scales
+from facetransport.diffusion.guidance import Denoiser, InBfloat16, classifier_free, separate_scales
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule
 from facetransport.tensors import read_model
@@ -94,6 +94,7 @@ def generate(
     attributes: Tensor | None = None,
     attribute_guidance: float = 1.0,
     adjustment: float = 0.0,
+    bf16: bool = False,
 ) -> FaceSet:
     """Images of each context: a FaceSet of len(contexts) x samples_per_identity, columns identity and sample.
 
@@ -102,14 +103,16 @@ def generate(
     1 needs ``context_drop`` in training. temperature: as for ``sample``, 1 as published. attributes: a second
     condition, (n, a) or (n, samples_per_identity, a), of a network that has one; it has a scale of its own
     (`guidance.separate_scales`). adjustment: how much of the model's ``adjustment`` of the score, 0 for none.
+    bf16: the networks' products in bfloat16 where the device has it; images then depend on the device.
     """
     contexts = _unit(contexts, model.context_dim, samples_per_identity)
     labels = np.arange(len(contexts)) if identities is None else np.asarray(identities)
     if len(labels) != len(contexts) or samples_per_identity < 1:
         raise ValueError(f"identities: expected {len(contexts)} labels and at least one sample each, got {len(labels)}")
-    denoiser, told = classifier_free(model.denoiser, guidance), contexts.expand(-1, samples_per_identity, -1)
+    network: Denoiser = InBfloat16(model.denoiser) if bf16 else model.denoiser
+    denoiser, told = classifier_free(network, guidance), contexts.expand(-1, samples_per_identity, -1)
     if attributes is not None:
-        denoiser = separate_scales(model.denoiser, model.context_dim, guidance, attribute_guidance)
+        denoiser = separate_scales(network, model.context_dim, guidance, attribute_guidance)
         told = torch.cat([told, _beside(attributes, told)], dim=2)
     if adjustment:
         denoiser = _adjustment_of(model)(denoiser, adjustment)
@@ -119,7 +122,7 @@ def generate(
     repeated = told.flatten(0, 1).to(device_of(model.denoiser))
     draw = partial(sample, denoiser, model.shape, solver=solver, steps=steps, temperature=temperature)
     images = [
-        to_uint8(model.decode(draw(repeated[i : i + CHUNK], seeds=seeds[i : i + CHUNK])))
+        _decoded(model, draw(repeated[i : i + CHUNK], seeds=seeds[i : i + CHUNK]), bf16)
         for i in range(0, len(seeds), CHUNK)
     ]
     table = {
@@ -127,6 +130,11 @@ def generate(
         "sample": np.tile(np.arange(samples_per_identity), len(labels)),
     }
     return FaceSet(np.concatenate(images), pd.DataFrame(table))
+
+
+def _decoded(model: Model, latents: Tensor, bf16: bool) -> np.ndarray:
+    with mixed_precision(latents.device, bf16):
+        return to_uint8(model.decode(latents).float())
 
 
 def _adjustment_of(model: Model) -> Adjustment:
@@ -178,6 +186,7 @@ def generate_into(
     adjustment: float = 0.0,
     share: Share = WHOLE,
     beginnings: Iterable[Path] = (),
+    bf16: bool = False,
 ) -> FaceSet | None:
     """``generate`` for sets of any size: in shards, on every core, into ``folder``; resumes where a kill stopped it.
 
@@ -197,6 +206,7 @@ def generate_into(
         settings |= {"attribute_guidance": float(attribute_guidance)}
         told.append(_beside(attributes, contexts.expand(-1, samples, -1)).contiguous())
     settings |= {"adjustment": float(adjustment)} if adjustment else {}
+    settings |= {"bf16": True} if bf16 else {}
     plan = _plan(settings, samples, model, told)
     if shards.claim(folder, plan):
         return FaceSet.load(folder)

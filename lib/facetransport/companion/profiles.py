@@ -242,6 +242,7 @@ class ID3Set:
     where: Literal["sphere", "people", "plda"]  # as published; as contexts vary; as they do between and within people
     bounds: tuple[float, float]  # lb, ub
     attributes: bool  # told, by the joint law of `val` people's
+    directions: Literal["drawn", "photographs"]  # u_ij, as ``where`` has it; or, with attributes, of a `val` photograph
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -348,6 +349,7 @@ class Generation:
     guidance: Scale
     temperature: Temperature
     seed: int
+    bf16: bool = False  # of sets by IDiff-Face and ID3: faster where the device has it, no longer the same on all
 
 
 # ------------------------------------------------------------------------------------------ evaluation.benchmark
@@ -362,6 +364,7 @@ class ID3Pilot:
     steps: Count | None = None
     guidance: Scale | None = None
     temperature: Temperature | None = None
+    directions: Literal["drawn", "photographs"] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from facetransport.devices import mixed_precision
 from facetransport.diffusion.batching import GPU_BATCH, MICRO_BATCH
 from facetransport.diffusion.schedule import Schedule
 
@@ -44,6 +45,14 @@ class Guided:
         self.denoiser, self.schedule = denoiser, schedule_of(denoiser)
         self.micro_batch, self.gpu_batch = micro_batch_of(denoiser), gpu_batch_of(denoiser)
         self.learned_variance = bool(getattr(denoiser, "learned_variance", False))
+
+
+class InBfloat16(Guided):
+    """A network's products in bfloat16, where the device has it; what is made of its outputs stays in float32."""
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        with mixed_precision(x.device, wanted=True):
+            return self.denoiser(x, t, context).float()
 
 
 def with_variance(noise: Tensor, output: Tensor) -> Tensor:

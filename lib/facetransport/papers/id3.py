@@ -209,27 +209,43 @@ def random_anchors(n: int, dim: int, seed: int, like: Plda | None = None) -> Ten
     return F.normalize(torch.randn(n, len(axes), generator=torch.Generator().manual_seed(seed)), dim=1) @ axes
 
 
-def around(anchors: Tensor, samples: int, bounds: tuple[float, float], seed: int, like: Plda | None = None) -> Tensor:
+def around(
+    anchors: Tensor,
+    samples: int,
+    bounds: tuple[float, float],
+    seed: int,
+    like: Plda | None = None,
+    shown: Tensor | None = None,
+) -> Tensor:
     """y_ij = v_ij w_i + sqrt(1 - v_ij^2) u_ij, v_ij ~ U[lb, ub]: float32 (n, samples, dim), unit norm.
 
-    So y_ij has the cosine v_ij with its anchor w_i. u_ij: uniform among unit vectors orthogonal to it; with ``like``,
-    ours, with the covariance within a person there. Row i depends on (seed, i) and its anchor only.
+    So y_ij has the cosine v_ij with its anchor w_i. u_ij, orthogonal to it: uniform; with ``like``, ours, of the
+    covariance within a person there; with ``shown`` (n, samples, dim), ours too, the direction in which a photograph
+    lies from its person's others (`plda.deviations`). Row i depends on (seed, i), its anchor and what is shown only.
     """
     low, high = bounds
     if not -1 <= low <= high <= 1:
         raise ValueError(f"bounds: expected cosines -1 <= lb <= ub <= 1, got {low}, {high}")
     drawn = [np.random.default_rng(s) for s in sample_seeds(seed, range(len(anchors)), 1)]
     v = torch.from_numpy(np.stack([r.uniform(low, high, (samples, 1)) for r in drawn]))
-    u = torch.from_numpy(np.stack([r.standard_normal((samples, anchors.shape[1])) for r in drawn]))
     w = anchors[:, None].double()
-    u = u if like is None else u @ root(like.within)
+    if shown is None:
+        u = torch.from_numpy(np.stack([r.standard_normal((samples, anchors.shape[1])) for r in drawn]))
+        u = u if like is None else u @ root(like.within)
+    else:
+        u = shown.double()
     u = F.normalize(u - (u * w).sum(2, keepdim=True) * w, dim=2)
     return F.normalize(v * w + (1 - v.square()).sqrt() * u, dim=2).float()
 
 
+def drawn_rows(photographs: int, images: int, seed: int) -> np.ndarray:
+    """int64 (images,): whose attributes, and where they are shown whose variation, each image gets; with repetition."""
+    return np.random.default_rng(seed).integers(photographs, size=images)
+
+
 def empirical(table: pd.DataFrame, names: Sequence[str], images: int, seed: int) -> dict[str, np.ndarray]:
     """s_ij of that many images, by name: whole rows of a FaceSet's table, so that their joint law is kept."""
-    rows = np.random.default_rng(seed).integers(len(table), size=images)
+    rows = drawn_rows(len(table), images, seed)
     return {name: table[name].to_numpy(np.float64)[rows] for name in names}
 
 

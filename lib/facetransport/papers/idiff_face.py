@@ -81,17 +81,21 @@ def matched_contexts(n: int, seed: int, like: Tensor) -> Tensor:
     return F.normalize(white @ spread.T + like.double().mean(0), dim=1).float()
 
 
-def plda_contexts(n: int, samples: int, seed: int, plda: Plda) -> Tensor:
+def plda_contexts(n: int, samples: int, seed: int, plda: Plda, shown: Tensor | None = None) -> Tensor:
     """Synthetic people whose images differ as photographs of one person do: float32 (n, samples, d), unit norm.
 
     Not in the paper, whose images of a person share one context, and with it the pose, light and glasses that an
-    embedding holds beside identity. Image j of person i depends on (seed, i, j) and ``plda`` only.
+    embedding holds beside identity. shown: (N, d), examples of w_ij to take instead of drawing them from N(0, W)
+    (`plda.deviations`). Image j of person i depends on (seed, i, j), ``plda`` and ``shown`` only.
     """
-    dim, between, within = len(plda.mean), root(plda.between), root(plda.within)
+    dim, seeds = len(plda.mean), sample_seeds(seed, range(n), 1)
     b = uniform_contexts(n, dim, seed).double() * dim**0.5
-    w = [uniform_contexts(samples, dim, s).double() * dim**0.5 for s in sample_seeds(seed, range(n), 1)]
-    people = plda.mean + b @ between.T
-    return F.normalize(people[:, None] + torch.stack(w) @ within.T, dim=2).float()
+    if shown is None:
+        drawn = torch.stack([uniform_contexts(samples, dim, s).double() * dim**0.5 for s in seeds])
+        w = drawn @ root(plda.within).T
+    else:
+        w = torch.stack([shown[np.random.default_rng(s).integers(len(shown), size=samples)] for s in seeds])
+    return F.normalize((plda.mean + b @ root(plda.between).T)[:, None] + w, dim=2).float()
 
 
 def authentic_contexts(recogniser: Recogniser, faceset: FaceSet) -> Tensor:

@@ -64,13 +64,32 @@ class Plda:
 
 def within_covariance(embeddings: np.ndarray, identity: np.ndarray) -> Tensor:
     """Pooled covariance of embeddings (N, d) around the mean of their identity (N,): float64 (d, d)."""
+    away, count = _around_means(embeddings, identity)
+    people = round(float((1 / count).sum()))
+    if len(away) <= people:
+        raise ValueError(f"identity: expected several images of some of {people} people, got {len(away)}")
+    return away.T @ away / (len(away) - people)
+
+
+def deviations(embeddings: np.ndarray, identity: np.ndarray) -> Tensor:
+    """How photographs of one person differ, by example: w of embeddings (N, d) of identities (N,), float64 (N, d).
+
+    How far it is from the person's mean, times sqrt(n / (n - 1)) of n images: their covariance is that within people.
+    ValueError where somebody has one image.
+    """
+    away, count = _around_means(embeddings, identity)
+    if (count < 2).any():
+        raise ValueError(f"identity: expected several images of everyone, got one of {int((count < 2).sum())} people")
+    return away * (count / (count - 1)).sqrt()[:, None]
+
+
+def _around_means(embeddings: np.ndarray, identity: np.ndarray) -> tuple[Tensor, Tensor]:
+    """float64 (N, d): away from the mean of the identity, and (N,): how many images that has."""
     require_finite("embeddings", torch.from_numpy(np.asarray(embeddings)))
-    people, place = np.unique(identity, return_inverse=True)
-    if len(embeddings) <= len(people):
-        raise ValueError(f"identity: expected several images of some of {len(people)} people, got {len(embeddings)}")
-    means = np.stack([embeddings[place == i].mean(0) for i in range(len(people))])
-    away = (embeddings - means[place]).astype(np.float64)
-    return torch.from_numpy(away.T @ away / (len(embeddings) - len(people)))
+    _, place, count = np.unique(identity, return_inverse=True, return_counts=True)
+    means = np.stack([embeddings[place == i].mean(0) for i in range(len(count))])
+    away = torch.from_numpy((embeddings - means[place]).astype(np.float64))
+    return away, torch.from_numpy(count[place]).double()
 
 
 def root(covariance: Tensor) -> Tensor:

@@ -30,7 +30,17 @@ from facetransport.diffusion.conditions import Attributes, drop_apart
 from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.sight import Distilled, distilling_loss
 from facetransport.generation import Model, generate_into, load_model
-from facetransport.papers.id3 import Adjustment, Decoded, Slope, anchors, around, empirical, loss, random_anchors
+from facetransport.papers.id3 import (
+    Adjustment,
+    Decoded,
+    Slope,
+    anchors,
+    around,
+    drawn_rows,
+    empirical,
+    loss,
+    random_anchors,
+)
 from facetransport.papers.idiff_face import fit_plda
 from facetransport.recognition.plda import Plda
 from facetransport.recognition.recogniser import Recogniser
@@ -146,8 +156,11 @@ def set_recipe(profile: Profile, identities: int | None = None, samples: int | N
     section, main = replace(profile.id3_set, **changes), profile.generation
     n, each = (a if b is None else b for a, b in ((main.identities, identities), (main.samples, samples)))
     config = as_config(section) | {"identities": n, "samples": each, "seed": main.seed}
+    config |= {"bf16": True} if main.bf16 else {}
+    if section.directions == "drawn":  # what a set without a word about them has
+        del config["directions"]
     laws = idiff_face.training_contexts(profile), roles.recipe(profile, "val")
-    make = partial(_make_set, section, n, each, main.seed)
+    make = partial(_make_set, section, n, each, main.seed, main.bf16)
     return Recipe("id3.set", config, make, upstream=(*laws, *drawn_by(profile, section)), collective=True)
 
 
@@ -167,14 +180,24 @@ def read_drawing(section: ID3Set, folders: Sequence[Path]) -> tuple[Model, Recog
 
 
 def conditions(
-    section: ID3Set, like: Plda, table: pd.DataFrame, attributes: Attributes, n: int, samples: int, seed: int
+    section: ID3Set,
+    like: Plda,
+    table: pd.DataFrame,
+    attributes: Attributes,
+    n: int,
+    samples: int,
+    seed: int,
+    shown: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Contexts (n, samples, d) and encoded attributes (n, samples, a) of new people.
 
-    like: of training contexts; table: of images, whose attributes are drawn.
+    like: of training contexts; table: of images, whose attributes are drawn; shown (len(table), d): how these images
+    deviate from their people, where contexts are to vary so (`plda.deviations`).
     """
     spread, make = spread_of(section.where, like), anchors if section.anchors == "tammes" else random_anchors
-    y = around(make(n, len(like.mean), seed, spread), samples, section.bounds, seed, spread)
+    rows = drawn_rows(len(table), n * samples, seed)
+    examples = None if shown is None else shown[rows].unflatten(0, (n, samples))
+    y = around(make(n, len(like.mean), seed, spread), samples, section.bounds, seed, spread, examples)
     if not section.attributes:
         return y, None
     told = empirical(table, attributes.names, n * samples, seed)
@@ -192,12 +215,15 @@ def how(section: ID3Set) -> dict[str, Any]:
     return {name: getattr(section, name) for name in ("solver", "steps", "guidance", "temperature", "adjustment")}
 
 
-def _make_set(section: ID3Set, n: int, samples: int, seed: int, folder: Path, upstream: tuple[Path, ...]) -> None:
+def _make_set(
+    section: ID3Set, n: int, samples: int, seed: int, bf16: bool, folder: Path, upstream: tuple[Path, ...]
+) -> None:
     known, val, *drawing = upstream
     (model, reference), faces = read_drawing(section, drawing), FaceSet.load(val)
     like = fit_plda(idiff_face.read_contexts(known), reference, faces)
-    y, told = conditions(section, like, faces.table, attributes_of(model), n, samples, seed)
-    generate_into(folder, model, y, samples, seed, attributes=told, **how(section), share=devices.share())
+    faces, shown = idiff_face.shown_by(reference, faces) if section.directions == "photographs" else (faces, None)
+    y, told = conditions(section, like, faces.table, attributes_of(model), n, samples, seed, shown)
+    generate_into(folder, model, y, samples, seed, attributes=told, **how(section), share=devices.share(), bf16=bf16)
 
 
 # ------------------------------------------------------------------------------------------------------------- training

@@ -34,7 +34,8 @@ from facetransport.papers.idiff_face import (
     two_stage_contexts,
     uniform_contexts,
 )
-from facetransport.recognition.plda import Plda
+from facetransport.recognition.plda import Plda, deviations
+from facetransport.recognition.recogniser import Recogniser, embed_faceset
 from facetransport.tensors import compact, read_model, rounding, save_model
 from facetransport.training import resident
 
@@ -165,10 +166,10 @@ Source = tuple[dict[str, Any], tuple[Recipe, ...], Draw]
 def contexts_recipe(profile: Profile, kind: str) -> Recipe:
     """Contexts of new people: contexts.safetensors, float32 (n, d), unit norm; row i depends on (seed, i) only.
 
-    kind: "uniform", "matched" (to ``training_contexts``), "plda" (as matched, but one for each image, varied as `val`
-    people's photographs are), "two_stage" (the variant ``unconditional`` draws a face, the
-    reference embeds it) or "authentic" (the first image of each rendered ``authentic`` person). n is twice
-    ``generation.identities``, or as many as the role has people.
+    kind: "uniform", "matched" (to ``training_contexts``), "plda" (as matched, but one for each image, varied with the
+    covariance of `val` people's photographs), "plda_shown" (varied as one of these, by example), "two_stage" (the
+    variant ``unconditional`` draws a face, the reference embeds it) or "authentic" (the first image of each rendered
+    ``authentic`` person). n is twice ``generation.identities``, or as many as the role has people.
     """
     if kind not in SOURCES:
         raise ValueError(f"kind: expected one of {', '.join(SOURCES)}, got {kind!r}")
@@ -216,15 +217,23 @@ def _matched(profile: Profile, n: int, seed: int) -> Source:
     return {"n": n, "seed": seed}, upstream, lambda folders: matched_contexts(n, seed, read_contexts(folders[0]))
 
 
-def _plda(profile: Profile, n: int, seed: int) -> Source:
+def _plda(profile: Profile, n: int, seed: int, by_example: bool = False) -> Source:
     upstream = (training_contexts(profile), roles.recipe(profile, "val"), recognisers.recipe(profile))
     samples = profile.generation.samples
 
     def draw(folders: tuple[Path, ...]) -> Tensor:
-        reference = recognisers.read(folders[2])
-        return plda_contexts(n, samples, seed, fit_plda(read_contexts(folders[0]), reference, FaceSet.load(folders[1])))
+        reference, people = recognisers.read(folders[2]), FaceSet.load(folders[1])
+        plda = fit_plda(read_contexts(folders[0]), reference, people)
+        return plda_contexts(n, samples, seed, plda, shown_by(reference, people)[1] if by_example else None)
 
     return {"n": n, "samples": samples, "seed": seed}, upstream, draw
+
+
+def shown_by(reference: Recogniser, people: FaceSet) -> tuple[FaceSet, Tensor]:
+    """The photographs of everyone who has several, and how each deviates from its person, (N, d)."""
+    _, place, count = np.unique(people.identity, return_inverse=True, return_counts=True)
+    several = people.select(np.flatnonzero(count[place] > 1))
+    return several, deviations(embed_faceset(reference, several), several.identity)
 
 
 def _two_stage(profile: Profile, n: int, seed: int) -> Source:
@@ -257,6 +266,7 @@ SOURCES: dict[str, Callable[[Profile, int, int], Source]] = {
     "uniform": _uniform,
     "matched": _matched,
     "plda": _plda,
+    "plda_shown": partial(_plda, by_example=True),
     "two_stage": _two_stage,
     "authentic": _authentic,
 }
@@ -297,6 +307,7 @@ def dataset_recipe(
     }
     if config["temperature"] == 1:  # the prior: what a set without a word about it is drawn from
         del config["temperature"]
+    config |= {"bf16": True} if main.bf16 else {}
     upstream = (recipe(profile, cpd, variant), contexts_recipe(profile, kind), *autoencoder.recipes(profile))
     _require_contexts(profile, kind, config["identities"])
     _require_set(section, config)
@@ -317,7 +328,7 @@ def _make_set(config: dict[str, Any], share: Share | None, folder: Path, upstrea
     contexts = read_contexts(drawn)[: config["identities"]]
     contexts = contexts[:, : config["samples"]] if contexts.ndim == 3 else contexts
     settings = {name: config[name] for name in ("samples", "seed", "solver", "steps", "guidance")}
-    settings["temperature"] = config.get("temperature", 1.0)
+    settings |= {"temperature": config.get("temperature", 1.0), "bf16": config.get("bf16", False)}
     others = [path for path in folder.parent.iterdir() if path != folder]  # among them the smaller sets of these people
     model = _read_model(network, code)
     generate_into(folder, model, contexts, **settings, share=share or devices.share(), beginnings=others)

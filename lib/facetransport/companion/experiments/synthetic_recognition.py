@@ -65,6 +65,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {  # of ID3, from Table 2 of its paper
     "_original_score": {"adjustment": 0.0},
     "_no_attributes": {"attributes": False},
     "_wider": {"bounds": (0.5, 0.7)},
+    "_drawn": {"directions": "drawn"},  # ours: contexts that vary within a person as a Gaussian does
 }
 AS_PUBLISHED: dict[str, tuple[str, float]] = {  # IDiff-Face's contexts and CPD
     "published": ("uniform", 0.25),
@@ -84,7 +85,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
     fast = quarter(solver="sde-dpm++", steps=min(20, slowest))  # stochastic, as the published one: notebook 07
     slow = quarter(solver="ddpm", steps=slowest)
     plain = partial(dataset_recipe, profile, guidance=1.0, temperature=1.0)
-    less_guidance = dataset_recipe(profile, "plda", **_as_id3(profile))
+    less_guidance, shown = (dataset_recipe(profile, kind, **_as_id3(profile)) for kind in ("plda", "plda_shown"))
     untaught = replace(profile, id3=replace(profile.id3, identity_weight=0.0))
     return {
         "authentic": (authentic, "randaugment"),
@@ -95,6 +96,7 @@ def recognition_rows(profile: Profile) -> dict[str, tuple[Recipe, str]]:
         "plda_flip": (plda, "flip"),
         "plda_more_steps_flip": (dataset_recipe(profile, "plda", steps=4 * profile.sampling.steps), "flip"),
         "plda_less_guidance_flip": (less_guidance, "flip"),
+        "plda_shown_flip": (shown, "flip"),
         "plda_half": (dataset_recipe(profile, "plda", n // 2), "randaugment"),
         "plda_double": (dataset_recipe(profile, "plda", 2 * n), "randaugment"),
         "fast_solver": (fast, "randaugment"),
@@ -205,10 +207,12 @@ def mirrored_pilot_runs(profile: Profile) -> dict[tuple[float, ...], Recipe]:
 
 
 def id3_pilot_runs(profile: Profile) -> dict[tuple[float | str, ...], Recipe]:
-    """Bounds (as text), adjustment, steps, guidance and temperature of an ID3 set -> one run with the first seed, to
-    choose the profile's own by, on `val` people. That one is a run of the main table."""
+    """Directions, bounds (as text), adjustment, steps, guidance and temperature of an ID3 set -> one run with the first
+    seed, to choose the profile's own by, on `val` people. That one, and the one with directions drawn, are runs of the
+    main table."""
     section, first = profile.synthetic_recognition, profile.synthetic_recognition.seeds[0]
-    runs = {_knobs(profile.id3_set): recognition_run(profile, "id3_flip", first)}
+    runs = {_knobs(replace(profile.id3_set, directions="drawn")): recognition_run(profile, "id3_drawn_flip", first)}
+    runs[_knobs(profile.id3_set)] = recognition_run(profile, "id3_flip", first)
     for pilot in section.id3_pilots:
         change = {name: value for name, value in vars(pilot).items() if value is not None}
         faces = id3.set_recipe(profile, **change)
@@ -219,4 +223,4 @@ def id3_pilot_runs(profile: Profile) -> dict[tuple[float | str, ...], Recipe]:
 
 def _knobs(drawing: ID3Set) -> tuple[float | str, ...]:
     bounds = "{:g} to {:g}".format(*drawing.bounds)
-    return bounds, drawing.adjustment, drawing.steps, drawing.guidance, drawing.temperature
+    return drawing.directions, bounds, drawing.adjustment, drawing.steps, drawing.guidance, drawing.temperature
