@@ -95,3 +95,14 @@ def test_only_the_network_computes_in_bfloat16(there: bool, monkeypatch: pytest.
         guided, exact = (classifier_free(f, 3.0)(x, T, C) for f in (InBfloat16(network), network))
     assert guided.dtype == torch.float32 and seen[:2] == [torch.bfloat16 if there else torch.float32] * 2
     torch.testing.assert_close(guided, exact, atol=0.1 if there else 0, rtol=0)
+
+
+def test_a_unet_in_bfloat16_predicts_nearly_the_same() -> None:
+    torch.manual_seed(0)
+    unet = denoisers.build("unet_ca", (2, 8, 8), 32, 1, 8, 32, 0.0, Schedule(50)).eval().requires_grad_(False)
+    for parameter in unet.parameters():  # the last one starts at zero
+        nn.init.normal_(parameter, std=0.05)
+    x, t, context = torch.randn(3, 2, 8, 8), torch.tensor([0, 20, 49]), torch.randn(3, 8)
+    exact, rounded = unet(x, t, context), InBfloat16(unet)(x, t, context)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, atol=0.05 * float(exact.std()), rtol=0.05)

@@ -439,7 +439,9 @@ def test_more_contexts_than_there_are_are_refused(smoke: Profile, smoke_store: S
         experiment.dataset_recipe(smoke, "authentic")
     with pytest.raises(ValueError, match=r"1 to 16 uniform contexts, got 17; raise 2 x generation\.identities"):
         experiment.dataset_recipe(smoke, "uniform", identities=17)
-    with pytest.raises(ValueError, match="one of uniform, matched, plda, plda_shown, two_stage, authentic, got 'stylegan'"):
+    with pytest.raises(
+        ValueError, match="one of uniform, matched, plda, plda_shown, two_stage, authentic, got 'stylegan'"
+    ):
         experiment.contexts_recipe(smoke, "stylegan")
 
 
@@ -576,6 +578,17 @@ def test_sets_drawn_in_bfloat16_are_nearly_the_same_and_say_so(
     quick = replace(smoke, generation=replace(smoke.generation, bf16=True))
     recipes = [experiment.dataset_recipe(p, "plda") for p in (smoke, quick)]
     assert [r.config.get("bf16") for r in recipes] == [None, True]
+
+
+def test_sets_may_be_drawn_by_compiled_networks(
+    smoke: Profile, smoke_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = experiment.load(smoke, smoke_store)
+    y = idiff_face.uniform_contexts(2, model.context_dim, 0)
+    plain = generation.generate(model, y, 2, 0, steps=2).images
+    monkeypatch.setenv(devices.COMPILE, "aot_eager")
+    compiled = generation.generate(model, y, 2, 0, steps=2).images
+    assert np.abs(plain.astype(int) - compiled.astype(int)).max() <= 1  # sums may differ in their last bits
 
 
 def test_a_context_for_each_image(smoke: Profile, smoke_store: Store) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from facetransport import devices
 from facetransport.data import shards
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.devices import WHOLE, Share, mixed_precision
@@ -109,7 +110,8 @@ def generate(
     labels = np.arange(len(contexts)) if identities is None else np.asarray(identities)
     if len(labels) != len(contexts) or samples_per_identity < 1:
         raise ValueError(f"identities: expected {len(contexts)} labels and at least one sample each, got {len(labels)}")
-    network: Denoiser = InBfloat16(model.denoiser) if bf16 else model.denoiser
+    network: Denoiser = devices.compiled(model.denoiser)
+    network = InBfloat16(network) if bf16 else network
     denoiser, told = classifier_free(network, guidance), contexts.expand(-1, samples_per_identity, -1)
     if attributes is not None:
         denoiser = separate_scales(network, model.context_dim, guidance, attribute_guidance)
@@ -121,10 +123,11 @@ def generate(
     seeds = sample_seeds(seed, labels.tolist(), samples_per_identity)
     repeated = told.flatten(0, 1).to(device_of(model.denoiser))
     draw = partial(sample, denoiser, model.shape, solver=solver, steps=steps, temperature=temperature)
-    images = [
-        _decoded(model, draw(repeated[i : i + CHUNK], seeds=seeds[i : i + CHUNK]), bf16)
-        for i in range(0, len(seeds), CHUNK)
-    ]
+    with devices.falling_back():
+        images = [
+            _decoded(model, draw(repeated[i : i + CHUNK], seeds=seeds[i : i + CHUNK]), bf16)
+            for i in range(0, len(seeds), CHUNK)
+        ]
     table = {
         "identity": labels.repeat(samples_per_identity),
         "sample": np.tile(np.arange(samples_per_identity), len(labels)),
