@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 
 from facetransport.companion import artifacts, cli, profiles
+from facetransport.companion.experiments.synthetic_recognition import recognition_run
 from facetransport.data.alignment import transform_points
 from facetransport.data.detection import MARGIN
 from facetransport.data.faceset import FaceSet, load_table
@@ -173,6 +174,17 @@ def commands(number: int) -> list[list[str]]:
     blocks = re.findall(r"```sh\n(facetransport import-faces .*?)```", README.read_text(encoding="utf-8"), re.S)
     lines = blocks[number].replace("--size 128", f"--size {SIDE}").replace("10000x50", "5x4").splitlines()
     return [line.split()[1:] for line in lines]
+
+
+def test_the_guide_names_rows_and_notebooks_that_there_are() -> None:
+    text = README.read_text(encoding="utf-8")
+    rows = [row for line in re.findall(r"`facetransport benchmark ([^`]*)`", text) for row in line.split()]
+    assert {"id3_flip", "authentic_flip", "two_stage.cpd50.10000x50.flip"} <= set(rows)
+    large = profiles.load("paper")
+    for row in rows:
+        assert recognition_run(large, row, 0).stage.startswith("synthetic_recognition.")
+    notebooks = re.findall(r"`(?:facetransport execute )?(notebooks/[^`]*)`", text)
+    assert len(notebooks) >= 5 and all((README.parent / name).is_file() for name in notebooks)
 
 
 def test_the_guide_ends_in_a_table(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
