@@ -236,6 +236,7 @@ class ID3Set:
     guidance: Scale
     temperature: Temperature
     adjustment: NonNegativeFloat  # 1 as published, 0 the original score
+    single_adjustment: NonNegativeFloat  # the same of single images, which take the exact slope and few steps
     slope: Literal["exact", "stopped", "unit"]  # of the estimate
     sight: Literal["decoded", "distilled"]  # as in `ID3`, of sets; single images are always looked at decoded
     anchors: Literal["tammes", "random"]

@@ -157,6 +157,7 @@ def set_recipe(profile: Profile, identities: int | None = None, samples: int | N
     n, each = (a if b is None else b for a, b in ((main.identities, identities), (main.samples, samples)))
     config = as_config(section) | {"identities": n, "samples": each, "seed": main.seed}
     config |= {"bf16": True} if main.bf16 else {}
+    del config["single_adjustment"]  # no set's
     if section.directions == "drawn":  # what a set without a word about them has
         del config["directions"]
     laws = idiff_face.training_contexts(profile), roles.recipe(profile, "val")
