@@ -94,8 +94,11 @@ def test_lists_become_tuples_and_whole_numbers_floats(smoke: profiles.Profile) -
         ({"diface.guidance": 100.0}, r"diface\.guidance: expected below 100, got 100\.0"),
         ({"diface.token_drop": 1.0}, r"diface\.token_drop: expected below 1, got 1\.0"),
         ({"diface.samples": 0}, r"diface\.samples: expected above 0, got 0"),
-        ({"diface.tokens": "letters"}, r"diface\.tokens: expected one of statements, clauses, text, captions; got 'letters'"),
-        ({"diface.text": "clip"}, r"diface\.text: .*clip reads tokens text, not statements"),
+        (
+            {"diface.tokens": "letters"},
+            r"diface\.tokens: expected one of statements, clauses, text, captions; got 'letters'",
+        ),
+        ({"diface.text": "clip"}, r"diface\.text: .*clip reads tokens text or captions, not statements"),
         ({"diface.encoder": "judge"}, r"diface\.encoder: expected one of reference, dlib; got 'judge'"),
         (
             {"evaluation.galleries": [4, 13]},
