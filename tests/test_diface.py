@@ -112,11 +112,11 @@ def test_descriptions_that_say_nothing_are_one_row_of_zeros() -> None:
 
 def test_bad_descriptions_and_tokens_are_refused() -> None:
     tokeniser, rng = Tau("statements").of(NAMES), np.random.default_rng(0)
-    with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \(2, 5\)"):
+    with pytest.raises(ValueError, match=rf"said: expected statements \(B, {A}\), got \(2, 5\)"):
         tokeniser(np.zeros((2, 5), np.int8), rng)
-    with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \({A},\)"):
+    with pytest.raises(ValueError, match=rf"said: expected statements \(B, {A}\), got \({A},\)"):
         tokeniser(np.zeros(A, np.int8), rng)
-    with pytest.raises(ValueError, match="tokens: expected one of statements, clauses, text, got 'letters'"):
+    with pytest.raises(ValueError, match="tokens: expected one of statements, clauses, text, captions, got 'letters'"):
         Tau("letters")
     with pytest.raises(ValueError, match=r"names: no words for \['Hat'\]"):
         Tau("clauses").of(("Hat",))
@@ -131,7 +131,7 @@ def test_a_text_is_its_word_pieces_as_the_encoder_sees_them() -> None:
     tokens = Tau("text").of(NAMES)(said, np.random.default_rng(3))
     texts = grammar.describe(said, NAMES, np.random.default_rng(3))
     assert len(set(texts)) == 5 and torch.equal(tokens, WordEncoder(minilm_folder())(texts).to(tokens))
-    with pytest.raises(ValueError, match=rf"said: expected \(B, {A}\), got \(2, 5\)"):
+    with pytest.raises(ValueError, match=rf"said: expected statements \(B, {A}\), got \(2, 5\)"):
         Tau("text").of(NAMES)(np.zeros((2, 5), np.int8), np.random.default_rng(0))
 
 

@@ -37,6 +37,7 @@ from facetransport.training import Loss
 
 ATTRIBUTES = ("age", "pitch", "yaw", "roll")  # s
 Slope = Literal["exact", "stopped", "unit"]  # how d x^_0 / d x_t is had: `Adjustment`
+Bounds = tuple[float, float]
 Sight = nn.Module
 """sight(codes (B, C, h, w)) -> unit vectors (B, d), differentiable: what f sees of a code."""
 
@@ -210,43 +211,33 @@ def random_anchors(n: int, dim: int, seed: int, like: Plda | None = None) -> Ten
 
 
 def around(
-    anchors: Tensor,
-    samples: int,
-    bounds: tuple[float, float],
-    seed: int,
-    like: Plda | None = None,
-    shown: Tensor | None = None,
+    anchors: Tensor, samples: int, bounds: Bounds, seed: int, like: Plda | None = None, shown: Tensor | None = None
 ) -> Tensor:
     """y_ij = v_ij w_i + sqrt(1 - v_ij^2) u_ij, v_ij ~ U[lb, ub]: float32 (n, samples, dim), unit norm.
 
-    So y_ij has the cosine v_ij with its anchor w_i. u_ij, orthogonal to it: uniform; with ``like``, ours, of the
-    covariance within a person there; with ``shown`` (n, samples, dim), ours too, the direction in which a photograph
-    lies from its person's others (`plda.deviations`). Row i depends on (seed, i), its anchor and what is shown only.
+    So v_ij is its cosine with w_i. u_ij, orthogonal to that: uniform; ours: with ``like`` of the covariance within a
+    person there, with ``shown`` (n, samples, dim) as a photograph lies from its person's mean (`plda.deviations`).
     """
-    low, high = bounds
-    if not -1 <= low <= high <= 1:
-        raise ValueError(f"bounds: expected cosines -1 <= lb <= ub <= 1, got {low}, {high}")
+    if not -1 <= bounds[0] <= bounds[1] <= 1:
+        raise ValueError(f"bounds: expected cosines -1 <= lb <= ub <= 1, got {bounds[0]}, {bounds[1]}")
     drawn = [np.random.default_rng(s) for s in sample_seeds(seed, range(len(anchors)), 1)]
-    v = torch.from_numpy(np.stack([r.uniform(low, high, (samples, 1)) for r in drawn]))
+    v = torch.from_numpy(np.stack([r.uniform(*bounds, (samples, 1)) for r in drawn]))
     w = anchors[:, None].double()
-    if shown is None:
-        u = torch.from_numpy(np.stack([r.standard_normal((samples, anchors.shape[1])) for r in drawn]))
-        u = u if like is None else u @ root(like.within)
-    else:
-        u = shown.double()
+    u = torch.from_numpy(np.stack([r.standard_normal((samples, anchors.shape[1])) for r in drawn]))
+    u = u if like is None else u @ root(like.within)
+    u = u if shown is None else shown.double()
     u = F.normalize(u - (u * w).sum(2, keepdim=True) * w, dim=2)
     return F.normalize(v * w + (1 - v.square()).sqrt() * u, dim=2).float()
 
 
 def drawn_rows(photographs: int, images: int, seed: int) -> np.ndarray:
-    """int64 (images,): whose attributes, and where they are shown whose variation, each image gets; with repetition."""
+    """int64 (images,): whose attributes, and where it is shown whose variation, each image gets."""
     return np.random.default_rng(seed).integers(photographs, size=images)
 
 
 def empirical(table: pd.DataFrame, names: Sequence[str], images: int, seed: int) -> dict[str, np.ndarray]:
     """s_ij of that many images, by name: whole rows of a FaceSet's table, so that their joint law is kept."""
-    rows = drawn_rows(len(table), images, seed)
-    return {name: table[name].to_numpy(np.float64)[rows] for name in names}
+    return {n: table[n].to_numpy(np.float64)[drawn_rows(len(table), images, seed)] for n in names}
 
 
 def pose_only(deviations: Mapping[str, float], images: int, seed: int, spread: float) -> dict[str, np.ndarray]:
