@@ -122,7 +122,7 @@ def test_bad_descriptions_and_tokens_are_refused() -> None:
         Tau("clauses").of(("Hat",))
     with pytest.raises(ValueError, match=r"names: no words for \['Hat'\]"):
         Tau("text").of(("Hat",))
-    with pytest.raises(ValueError, match="encoder: clip reads tokens 'text', not 'clauses'"):
+    with pytest.raises(ValueError, match="encoder: clip reads tokens text or captions, not 'clauses'"):
         Tau("clauses", Path("clip"))
 
 
