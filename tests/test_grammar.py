@@ -43,7 +43,7 @@ def vocabulary() -> frozenset[str]:
 
 
 def test_the_vocabulary_is_what_texts_are_made_of(anything: np.ndarray, vocabulary: frozenset[str]) -> None:
-    drawn = describe(anything, NAMES, np.random.default_rng(1)) + many(told(Male=ABSENT, Young=PRESENT))
+    drawn = describe(anything.repeat(4, 0), NAMES, np.random.default_rng(1)) + many(told(Male=ABSENT, Young=PRESENT))
     used = set().union(*map(words_of, drawn))
     assert used <= vocabulary, used - vocabulary
     assert len(used) > 0.7 * len(vocabulary)
@@ -103,7 +103,7 @@ def test_searches_inside_the_grammar_need_no_other_word_and_those_outside_do(voc
 
 def test_texts_say_what_is_said_and_nothing_else() -> None:
     texts = many(told(Male=PRESENT, Eyeglasses=PRESENT, Full_Beard=ABSENT))
-    seen = "glass|spectacles|lenses"
+    seen = "glass|spectacle|lenses|frame|eyewear|monocle|pince|specs|bifocals|varifocals|goggle|optical|visual aid"
     assert all(re.search(seen, text) for text in map(str.lower, texts))
     assert all("beard" in text.lower() for text in texts)
     assert not any(re.search(r"\b(she|her|woman|lady)\b", text.lower()) for text in texts)

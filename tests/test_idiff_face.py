@@ -507,11 +507,13 @@ def test_recognition_runs_share_sets_and_differ_in_seed(smoke: Profile) -> None:
     assert of_id3[own].upstream[0].key == rows["id3_flip"][0].key
     assert of_id3["drawn", *own[1:]].upstream[0].key == rows["id3_drawn_flip"][0].key
     fast, mirrored = smoke.sampling.steps, synthetic_recognition.mirrored_pilot_runs(smoke)
-    assert mirrored[fast, main.guidance, main.temperature].key == runs["plda_flip", section.seeds[0]].key
-    same = mirrored[drawing.steps, drawing.guidance, drawing.temperature].upstream[0].config
-    assert {name: same[name] for name in ("steps", "guidance", "temperature")} == {
-        name: getattr(drawing, name) for name in ("steps", "guidance", "temperature")
-    }
+    assert mirrored["plda", fast, main.guidance, main.temperature].key == runs["plda_flip", section.seeds[0]].key
+    sampled = {name: getattr(drawing, name) for name in ("steps", "guidance", "temperature")}
+    for kind in ("plda", "plda_shown"):
+        same = mirrored[(kind, *sampled.values())].upstream[0]
+        assert {name: same.config[name] for name in sampled} == sampled
+    shown = {how: run.upstream[0].key for how, run in mirrored.items() if how[0] == "plda_shown"}
+    assert len(set(shown.values())) == len(shown) >= 3 and rows["plda_shown_flip"][0].key in shown.values()
     longer = synthetic_recognition.longer_runs(smoke)
     steps = 2 * section.training.steps
     assert set(longer) == {("authentic", steps), ("id3", steps), ("id3_x2", steps)}

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -178,6 +179,9 @@ def test_lines_keep_the_order_of_their_groups() -> None:
     assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["b", "a"]
     assert [to_hex(line.get_color()).upper() for line in axes.lines[:2]] == list(plots.COLOURS[:2])
     np.testing.assert_array_equal(axes.lines[1].get_xdata(), [5, 10])
+    (bar,) = [part for part in axes.collections if isinstance(part, LineCollection)]  # of the group of one
+    np.testing.assert_allclose(bar.get_segments(), [[[20, LINES["low"].iloc[0]], [20, LINES["high"].iloc[0]]]])
+    assert to_hex(bar.get_color()[0]).upper() == plots.COLOURS[0]
     with pytest.raises(ValueError, match=r"of distinct \['steps'\]"):
         plots.line_with_band(pd.concat([LINES, LINES]), "steps")
 

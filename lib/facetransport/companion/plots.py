@@ -254,7 +254,8 @@ def interval_bars(
 def line_with_band(
     frame: pd.DataFrame, x: str, by: str = "", title: str = "", xlabel: str = "", ylabel: str = "", logx: bool = False
 ) -> Figure:
-    """Lines of ``value`` over ``x``, with a band where there are ``low`` and ``high``; one line per group of ``by``."""
+    """Lines of ``value`` over ``x``, with a band where there are ``low`` and ``high``; one line per group of ``by``,
+    or a point and a bar for a group of one value."""
     long = _observations(frame, [x, by] if by else [x]).sort_values(x, kind="stable")
     figure, (axes,) = new()
     look: dict[str, Any] = {"marker": "o" if frame[x].nunique() <= 30 else "", "err_kws": {"linewidth": 0}}
@@ -267,8 +268,16 @@ def line_with_band(
         axes.set_xticks(sorted(frame[x].unique()), labels=[f"{n:g}" for n in sorted(frame[x].unique())])
         axes.minorticks_off()
     if by:
+        _bars_of_points(axes, frame, x, by)
         _legend(axes, by)
     return figure
+
+
+def _bars_of_points(axes: Axes, frame: pd.DataFrame, x: str, by: str) -> None:
+    """Intervals of groups of one value, where a band has no width."""
+    for (_, group), colour in zip(frame.groupby(by, sort=False), COLOURS, strict=False):
+        if len(group) == 1 and {"low", "high"} <= set(group):
+            axes.vlines(group[x], group["low"], group["high"], color=colour)
 
 
 @_styled

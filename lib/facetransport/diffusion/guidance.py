@@ -49,14 +49,10 @@ class Guided:
 
 class InBfloat16(Guided):
     """A network's products in bfloat16, where the device has it; what is made of its outputs stays in float32. Its
-    convolutions lie as tensor cores take them (channels last)."""
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__(denoiser)
-        if isinstance(denoiser, nn.Module):
-            denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images lie as tensor cores take them (channels last); the network itself stays as it is."""
 
     def __call__(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         with mixed_precision(x.device, wanted=True):
             return self.denoiser(x, t, context).float()
 

@@ -194,8 +194,8 @@ class ClauseReader:
 
     @classmethod
     def of(cls, names: tuple[str, ...], words: TextEncoder) -> ClauseReader:
-        """With every phrase of the grammar's training part."""
-        phrases = grammar.phrase_bank(names)
+        """With the phrases of the grammar's training part that a text can be cut into."""
+        phrases = [phrase for phrase in grammar.phrase_bank(names) if clauses(phrase.text) == [phrase.text]]
         return cls(names, words, phrases, words.sentence_states([phrase.text for phrase in phrases]))
 
     def read(self, texts: Sequence[str]) -> Reading:

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,8 @@ HELD_FRAMES = (
     "Wanted: {N} ({L})", "As far as memory serves, it was {N} - {L}.", "Imagine {N}. {C}", "{L}: that would be {N}",
     "Do you know {N}? {C}", "* {N}\n* {B}",
 )  # fmt: skip
-DEGREES, HELD_DEGREES = ("very", "slightly", "quite", "a bit", "somewhat"), ("remarkably", "kind of", "distinctly")
+DEGREES = ("a bit", "very", "slightly", "quite", "somewhat")  # the first not with an article: "an a bit weak chin"
+HELD_DEGREES = ("remarkably", "kind of", "distinctly")
 RATHER, HELD_RATHER = ("{x} {part}, not {y}", "{x} rather than {y} {part}"), ("{x} {part} instead of {y}",)
 AGES = ("about {n}", "{n} years old", "in {P} {d}", "aged {n}", "around {n} years old", "roughly {n}", "in the {d}")
 HELD_AGES = ("{n} or so", "of some {n} summers", "no more and no less than {n}")
@@ -164,6 +166,15 @@ def lexicon() -> Mapping[str, Any]:
 def known_names() -> tuple[str, ...]:
     """The attributes that can be put into words, in the lexicon's order."""
     return tuple(lexicon()["attributes"])
+
+
+@cache
+def digest(held: bool = False) -> str:
+    """Of what texts are made of: the lexicon and training's templates; held: and those that no training uses."""
+    made_of: tuple[Any, ...] = (FRAGMENTS, CLAUSES, AFTER_WITH, FRAMES, DEGREES, RATHER, AGES, NEUTRAL, TENS, DECADES)
+    if held:
+        made_of += (HELD_FRAGMENTS, HELD_CLAUSES, HELD_FRAMES, HELD_DEGREES, HELD_RATHER, HELD_AGES)
+    return sha256(LEXICON.read_bytes() + repr(made_of).encode()).hexdigest()[:16]
 
 
 @cache
@@ -333,7 +344,8 @@ def _form(name: str, value: int, style: Style, rng: np.random.Generator) -> Form
     form = _one(chosen, rng)
     gradable = (_of_part(form) or form.slot == "is") and not re.search(r"\s|\w(ed|er)\b", form.text)
     if gradable and not form.negated and rng.random() < GRADED:
-        return replace(form, text=f"{style.of(DEGREES, HELD_DEGREES, rng)} {form.text}")
+        ours = DEGREES[1:] if form.slot in SINGULAR else DEGREES
+        return replace(form, text=f"{style.of(ours, HELD_DEGREES, rng)} {form.text}")
     return form
 
 

@@ -25,7 +25,7 @@ from facetransport.world import grammar
 
 FILE = Path(__file__).with_name("thesaurus.tsv")
 POINTERS = ("@", "&")  # WordNet's: is a kind of, is similar to
-ENDINGS = (("", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("y", ""))
+ENDINGS = (("", ""), ("ies", "y"), ("s", ""), ("es", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("y", ""))
 
 
 class Synset(NamedTuple):

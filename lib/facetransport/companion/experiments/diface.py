@@ -225,13 +225,14 @@ def tau_of(section: DiFace) -> Tau:
 
 
 def words_of(section: DiFace) -> dict[str, str]:
-    """What a recipe knows of the user's text model: its contents. Nothing where MiniLM reads."""
+    """What a recipe knows of words: the grammar, where its phrases are read, and what the user's text model holds."""
+    phrased = {"grammar": grammar.digest()} if section.tokens in ("clauses", "text") else {}
     if not section.text:
-        return {}
+        return phrased
     weights = Path(section.text) / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"diface.text: {weights} is not there; {FOLDER}")
-    return {"text": given.contents(weights)["sha256"]}
+    return phrased | {"text": given.contents(weights)["sha256"]}
 
 
 def settings_of(section: DiFace) -> Settings:

@@ -191,19 +191,30 @@ def _as_id3(profile: Profile) -> dict[str, Any]:
     return {"steps": like.steps, "guidance": like.guidance if profile.idiff_face.context_drop else 1.0}
 
 
-def mirrored_pilot_runs(profile: Profile) -> dict[tuple[float, ...], Recipe]:
-    """Steps, guidance and temperature of IDiff-Face's set (PLDA contexts) -> one run with the first seed and mirror
-    images only, as ID3's pilots; sampled as ID3's set is, and runs of the main table."""
+def mirrored_pilot_runs(profile: Profile) -> dict[tuple[str, int, float, float], Recipe]:
+    """Contexts, steps, guidance and temperature of IDiff-Face's set -> one run with the first seed and mirror images
+    only, as ID3's pilots. Some are runs of the main table; the others are drawn as ID3's set is, or in part."""
     main, fast, like = profile.generation, profile.sampling.steps, profile.id3_set
-    section, first = profile.synthetic_recognition, profile.synthetic_recognition.seeds[0]
-    how = _as_id3(profile) | {"temperature": like.temperature}
-    faces = dataset_recipe(profile, "plda", **how)
-    return {
-        tuple(how.values()): run_recipe(profile, faces, "pilot", "flip", section.training.lr, first),
-        (like.steps, how["guidance"], main.temperature): recognition_run(profile, "plda_less_guidance_flip", first),
-        (4 * fast, main.guidance, main.temperature): recognition_run(profile, "plda_more_steps_flip", first),
-        (fast, main.guidance, main.temperature): recognition_run(profile, "plda_flip", first),
+    first, guidance = profile.synthetic_recognition.seeds[0], _as_id3(profile)["guidance"]
+    strongest = 3.0 if profile.idiff_face.context_drop else 1.0
+    mild = (like.steps, guidance)
+    rows = {
+        ("plda", fast, main.guidance, main.temperature): "plda_flip",
+        ("plda", 4 * fast, main.guidance, main.temperature): "plda_more_steps_flip",
+        ("plda", *mild, main.temperature): "plda_less_guidance_flip",
+        ("plda_shown", *mild, main.temperature): "plda_shown_flip",
     }
+    tried = [(kind, *mild, like.temperature) for kind in ("plda", "plda_shown")]
+    tried += [("plda_shown", like.steps, scale, main.temperature) for scale in (main.guidance, strongest)]
+    tried += [("plda_shown", fast, main.guidance, main.temperature)]
+    runs = {how: _mirrored_pilot(profile, *how) for how in tried}
+    return runs | {how: recognition_run(profile, row, first) for how, row in rows.items()}
+
+
+def _mirrored_pilot(profile: Profile, kind: str, steps: int, guidance: float, temperature: float) -> Recipe:
+    section = profile.synthetic_recognition
+    faces = dataset_recipe(profile, kind, steps=steps, guidance=guidance, temperature=temperature)
+    return run_recipe(profile, faces, "pilot", "flip", section.training.lr, section.seeds[0])
 
 
 def id3_pilot_runs(profile: Profile) -> dict[tuple[float | str, ...], Recipe]:

@@ -47,7 +47,7 @@ READERS: tuple[Kind, ...] = ("thesaurus", "network", "clauses")  # the first is 
 def reader_recipe(profile: Profile) -> Recipe:
     """The network that finds the statements of a text, trained on the grammar's words and templates."""
     config = {name: value for name, value in as_config(profile.words).items() if name != "search"}
-    config["grammar"] = sha256(grammar.LEXICON.read_bytes()).hexdigest()[:16]
+    config["grammar"] = grammar.digest()
     make = partial(_make_reader, profile.words)
     return Recipe("diface.reader", config, make, upstream=(population_recipe(profile),), collective=True)
 
@@ -102,6 +102,7 @@ def readings_recipe(profile: Profile, words: str, kind: Kind = READERS[0]) -> Re
     """
     section = profile.diface
     config = {"words": words, "reader": kind, "told": as_config(describer_of(section)), "seed": section.seed}
+    config["grammar"] = grammar.digest(held=True)
     sets = {"gallery": profile.evaluation.pair_sets if kind == READERS[0] else 1}
     sets |= {"val": 1} if kind != "clauses" else {}
     faces = tuple(faces_recipe(profile, role, section.encoder) for role in ROLES)
