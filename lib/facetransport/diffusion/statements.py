@@ -196,7 +196,7 @@ class ClauseReader:
     def of(cls, names: tuple[str, ...], words: TextEncoder) -> ClauseReader:
         """With the phrases of the grammar's training part that a text can be cut into."""
         phrases = [phrase for phrase in grammar.phrase_bank(names) if clauses(phrase.text) == [phrase.text]]
-        return cls(names, words, phrases, words.sentence_states([phrase.text for phrase in phrases]))
+        return cls(names, words, phrases, F.normalize(words.clause_states([phrase.text for phrase in phrases]), dim=1))
 
     def read(self, texts: Sequence[str]) -> Reading:
         """As `Reader`; confidence is the cosine, and 1 for what is unsaid."""
