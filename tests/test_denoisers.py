@@ -97,3 +97,16 @@ def test_bad_arguments_are_refused() -> None:
         DenoiserConfig("conv", (4, 4, 4), 32, 2, 16)
     with pytest.raises(ValueError, match="context_dropout"):
         DenoiserConfig("mlp", (4, 4, 4), 32, 2, 16, context_dropout=1.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_one_time_the_null_context_is_worked_out_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser, (x, t, y) = network(kind), inputs()
+    seen, project = [], denoisers.project_context
+    monkeypatch.setattr(denoisers, "project_context", lambda *given: seen.append(len(given[3])) or project(*given))
+    eps = denoiser(x, t[2].expand(len(x)), None)
+    assert seen == [1]
+    torch.testing.assert_close(eps, denoiser(x, t[2].expand(len(x)), 0 * y))
+    torch.testing.assert_close(eps[2], denoiser(x, t, None)[2])
+    denoiser.train()(x, t[2].expand(len(x)), None)
+    assert seen == [1, 6, 6, 6]  # each row by itself with other times, and in training, where CPD acts on each

@@ -19,7 +19,7 @@ from facetransport.diffusion.schedule import Schedule
 from facetransport.diffusion.vectors import VectorConfig, VectorDenoiser
 from facetransport.evaluation import described
 from facetransport.evaluation.described import Tau
-from facetransport.evaluation.matchers import Likelihood, LikelihoodMatch, timestep
+from facetransport.evaluation.matchers import Likelihood, LikelihoodMatch, Noised, timestep
 from facetransport.world.captions import Describer
 
 DIM, TOLD, UNTOLD = 6, 0.4, 1.1  # deviation of features, with words and without
@@ -53,7 +53,7 @@ def test_the_integral_over_noise_levels_is_the_log_likelihood_ratio() -> None:
 
     def integrand(t: int) -> np.ndarray:
         draws = torch.randn(1, len(rows), DIM, generator=rng)
-        match = LikelihoodMatch(exact, means, many, torch.cat([draws, -draws]), t)
+        match = LikelihoodMatch(Noised(exact, many, torch.cat([draws, -draws]), t), means)
         return match.pairs(whose, rows).reshape(5, -1).mean(1)
 
     integral = 0.5 * np.trapezoid(np.stack([integrand(t) for t in times]), -levels[times].numpy(), axis=0)
@@ -65,7 +65,7 @@ def test_the_right_words_score_higher() -> None:
     means = torch.randn(200, DIM, generator=rng)
     z = means + TOLD * torch.randn(200, DIM, generator=rng)
     exact, noise = Exact(), torch.randn(4, 200, DIM, generator=rng)
-    match = LikelihoodMatch(exact, means, z, noise, timestep(exact.schedule, 0.0))
+    match = LikelihoodMatch(Noised(exact, z, noise, timestep(exact.schedule, 0.0)), means)
     rows = np.arange(200)
     assert (match.pairs(rows, rows) > match.pairs(np.roll(rows, 1), rows)).mean() > 0.9
 
@@ -77,7 +77,7 @@ def test_a_pair_depends_on_its_description_its_face_and_the_seed() -> None:
     matcher = Likelihood(denoiser, Tau(), -1.0, draws=2)
     match = matcher.match(said, faces, 3)
     whole = match.pairs(np.array([0, 5, 7]), np.array([4, 5, 4]))
-    alone = matcher.match(said, faces, 3).pairs(np.array([7]), np.array([4]))
+    alone = replace(matcher).match(said, faces, 3).pairs(np.array([7]), np.array([4]))
     np.testing.assert_allclose(alone, whole[2:], atol=1e-3)
     first = replace(faces, **{k: getattr(faces, k)[:6] for k in ("attributes", "elsewhere", "embeddings", "identity")})
     np.testing.assert_allclose(matcher.match(said, first, 3).pairs(np.array([5]), np.array([5])), whole[1:2], atol=1e-3)
@@ -85,19 +85,34 @@ def test_a_pair_depends_on_its_description_its_face_and_the_seed() -> None:
 
 
 def test_a_pair_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact, asked, error = Exact(), [], LikelihoodMatch._error
+    exact, asked, error = Exact(), [], Noised.error
     means, noise = torch.randn(9, DIM), torch.randn(2, 9, DIM)
-    match = LikelihoodMatch(exact, means, means, noise, timestep(exact.schedule, 0.0))
+    noised = Noised(exact, means, noise, timestep(exact.schedule, 0.0))
+    match = LikelihoodMatch(noised, means)
 
-    def watched(self: LikelihoodMatch, images: torch.Tensor, prompts: torch.Tensor | None) -> torch.Tensor:
+    def watched(self: Noised, images: torch.Tensor, prompts: torch.Tensor | None) -> torch.Tensor:
         asked.append(len(images))
         return error(self, images, prompts)
 
-    monkeypatch.setattr(LikelihoodMatch, "_error", watched)
+    monkeypatch.setattr(Noised, "error", watched)
     first = match.pairs(np.array([0, 1, 1]), np.array([2, 3, 3]))
     again = match.pairs(np.array([1, 4, 0]), np.array([3, 4, 2]))
     assert asked == [9, 2, 1]  # without words all faces; then what was not asked before
     assert first[1] == first[2] == again[0] and again[2] == first[0]
+    alike = LikelihoodMatch(noised, means.flip(0)).pairs(np.array([8, 8]), np.array([2, 3]))
+    assert asked == [9, 2, 1, 1] and alike[0] == first[0]  # other descriptions, of which one says the same
+
+
+def test_faces_are_seen_through_noise_once() -> None:
+    faces, others = crowd(6, seed=1), crowd(6, seed=2)
+    denoiser = randomised(VectorDenoiser(VectorConfig("mlp", D, 2 * A, 32, 1, Schedule(50))))
+    matcher, said = (
+        Likelihood(denoiser, Tau(), -1.0, draws=2),
+        described.captions_of(faces, Describer(0.05, 0.6, 0.1), 0),
+    )
+    match = matcher.match(said, faces, 0)
+    assert matcher.match(said, faces, 0).noised is match.noised
+    assert not any(matcher.match(said, *other).noised is match.noised for other in ((faces, 1), (others, 0)))
 
 
 def test_timesteps_are_the_nearest_to_the_level() -> None:

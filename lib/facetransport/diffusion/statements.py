@@ -194,8 +194,10 @@ class ClauseReader:
 
     @classmethod
     def of(cls, names: tuple[str, ...], words: TextEncoder) -> ClauseReader:
-        """With the phrases of the grammar's training part that a text can be cut into."""
-        phrases = [phrase for phrase in grammar.phrase_bank(names) if clauses(phrase.text) == [phrase.text]]
+        """With the phrases of the grammar's training part that a text can be cut into, each in its plainest form: with
+        'not really' and 'without' beside 'not' and 'no' there are 1.6 times as many, and F1 on val people is the same.
+        """
+        phrases = [phrase for phrase in grammar.phrase_bank(names, ways=1) if clauses(phrase.text) == [phrase.text]]
         return cls(names, words, phrases, F.normalize(words.clause_states([phrase.text for phrase in phrases]), dim=1))
 
     def read(self, texts: Sequence[str]) -> Reading:

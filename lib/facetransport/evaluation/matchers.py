@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -157,56 +158,84 @@ class Likelihood:
     draws: int = DRAWS
 
     def match(self, said: Said, faces: Faces, seed: int) -> LikelihoodMatch:
-        """Noise of face n depends on (seed, n) only."""
+        """Noise of face n depends on (seed, n) only. What was once computed for these faces and this seed is kept."""
         tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
+        return LikelihoodMatch(self._seen(faces, seed), prompts_of(self.denoiser, tokens))
+
+    @cached_property
+    def _noised(self) -> dict[tuple[int, int], tuple[Faces, Noised]]:
+        """By faces and seed; the faces themselves are kept, so that no others can get their number."""
+        return {}
+
+    def _seen(self, faces: Faces, seed: int) -> Noised:
+        key = id(faces), seed
+        if key not in self._noised:
+            self._noised[key] = faces, self._through_noise(faces, seed)
+        return self._noised[key][1]
+
+    def _through_noise(self, faces: Faces, seed: int) -> Noised:
         seeds = sample_seeds(seed, range(len(faces)), self.draws)
         noise = initial_noise(faces.embeddings.shape[1:], [torch.Generator().manual_seed(s) for s in seeds])
         signed = torch.stack([noise, -noise]).unflatten(1, (len(faces), self.draws)).transpose(1, 2).flatten(0, 1)
-        t, prompts = timestep(self.denoiser.schedule, self.level), prompts_of(self.denoiser, tokens)
-        features = features_of(faces).to(prompts.device)
-        return LikelihoodMatch(self.denoiser, prompts, features, signed.to(prompts.device), t)
+        where, t = self.denoiser.abar.device, timestep(self.denoiser.schedule, self.level)
+        return Noised(self.denoiser, features_of(faces).to(where), signed.to(where), t)
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Faces through noise: features (N, d), noise (K, N, d), float32, at the timestep t; and what D makes of them."""
+
+    denoiser: VectorDenoiser
+    features: Tensor
+    noise: Tensor
+    t: int
+
+    @cached_property
+    def scores(self) -> dict[tuple[bytes, int], float]:
+        """By prompt and face: descriptions that are understood alike score alike, and hard negatives and random ones
+        have their genuine pairs in common."""
+        return {}
+
+    @cached_property
+    def untold(self) -> Tensor:
+        """(N,): the error without words."""
+        return torch.cat([self.error(rows, None) for rows in torch.arange(len(self.features)).split(CHUNK)])
+
+    @torch.inference_mode()
+    def error(self, images: Tensor, prompts: Tensor | None) -> Tensor:
+        """(P,): || eps - D(z_t, t, prompts) ||^2, the mean over the draws of noise."""
+        t = torch.full((len(images),), self.t, device=self.features.device)
+        eps = self.noise[:, images].transpose(0, 1)
+        z_t = add_noise(self.features[images, None], eps, self.denoiser.abar[t])
+        return (eps - self.denoiser(z_t, t, prompts)).square().sum(2).mean(1)
 
 
 @dataclass(frozen=True)
 class LikelihoodMatch:
     """Scores of descriptions and faces, computed for the pairs that are asked for: each takes the network.
 
-    prompts (Q, w), features (N, d), noise (K, N, d): float32.
+    prompts: float32 (Q, w).
     """
 
-    denoiser: VectorDenoiser
+    noised: Noised
     prompts: Tensor
-    features: Tensor
-    noise: Tensor
-    t: int
 
     def pairs(self, caption_rows: np.ndarray, image_rows: np.ndarray) -> np.ndarray:
         """float64 (P,): the scores of caption_rows[p] with image_rows[p]; int (P,) each."""
+        known = self.noised.scores
         asked = list(zip(np.asarray(caption_rows).tolist(), np.asarray(image_rows).tolist(), strict=True))
-        new = [pair for pair in dict.fromkeys(asked) if pair not in self._scores]
-        for part in (new[i : i + CHUNK] for i in range(0, len(new), CHUNK)):
-            captions, images = torch.tensor(part).T
-            scores = self._untold[images] - self._error(images, self.prompts[captions])
-            self._scores.update(zip(part, scores.double().tolist(), strict=True))
-        return np.array([self._scores[pair] for pair in asked])
+        named = [(self._names[caption], image) for caption, image in asked]
+        new = {name: pair for name, pair in zip(named, asked, strict=True) if name not in known}
+        for names in (list(new)[i : i + CHUNK] for i in range(0, len(new), CHUNK)):
+            captions, images = torch.tensor([new[name] for name in names]).T
+            scores = self.noised.untold[images] - self.noised.error(images, self.prompts[captions])
+            known.update(zip(names, scores.double().tolist(), strict=True))
+        return np.array([known[name] for name in named])
 
     @cached_property
-    def _scores(self) -> dict[tuple[int, int], float]:
-        """Of pairs that were asked for: hard negatives and random ones have their genuine pairs in common."""
-        return {}
-
-    @cached_property
-    def _untold(self) -> Tensor:
-        """(N,): the error without words."""
-        return torch.cat([self._error(rows, None) for rows in torch.arange(len(self.features)).split(CHUNK)])
-
-    @torch.inference_mode()
-    def _error(self, images: Tensor, prompts: Tensor | None) -> Tensor:
-        """(P,): || eps - D(z_t, t, prompts) ||^2, the mean over the draws of noise."""
-        t = torch.full((len(images),), self.t, device=self.features.device)
-        eps = self.noise[:, images].transpose(0, 1)
-        z_t = add_noise(self.features[images, None], eps, self.denoiser.abar[t])
-        return (eps - self.denoiser(z_t, t, prompts)).square().sum(2).mean(1)
+    def _names(self) -> list[bytes]:
+        """What each prompt is known by."""
+        return [blake2b(prompt.tobytes(), digest_size=16).digest() for prompt in self.prompts.cpu().numpy()]
 
 
 def timestep(schedule: Schedule, level: float) -> int:

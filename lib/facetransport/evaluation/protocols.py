@@ -10,8 +10,9 @@ counts as often as its group was drawn, an impostor score as the product of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,8 @@ from facetransport.recognition.recogniser import check_embeddings
 
 GROUPS = 64
 BLOCK = 2**22  # scores held at once
+STRIP = 2**18  # of impostors at once: stays in the processor's cache
+TOGETHER = 32  # resamples, likewise
 
 
 # ------------------------------------------------------------------------------------------------------- separability
@@ -80,7 +83,7 @@ def separability(
 ) -> Separability:
     """All pairs of a set, or all pairs of a probe and a gallery image where a gallery is given.
 
-    max_impostors: draw about that many impostor pairs (the same share of rows and columns of every block) instead of
+    max_impostors: draw about that many impostor pairs (the same share of rows and of columns) instead of
     all; genuine pairs are always all. seed: of grouping, drawing and bootstrap.
     """
     pairs = PairScores(embeddings, labels, gallery, gallery_labels, seed)
@@ -88,26 +91,28 @@ def separability(
     impostor, impostor_moments = pairs.impostor(max_impostors)
     weights = np.concatenate([np.ones((1, len(genuine))), bootstrap_weights(len(genuine), bootstrap, seed)])
     pair_weights = pairs.pair_weights(weights)
-    g, gm = weights @ genuine, weights @ genuine_moments
-    i, im = fast_sum(pair_weights, impostor), pair_weights @ impostor_moments
+    filled = genuine.any(0) | impostor.any(0)  # of the bins: nothing changes at the others
+    g, gm = weights @ genuine[:, filled], weights @ genuine_moments
+    i, im = fast_sum(pair_weights, impostor[:, filled]), pair_weights @ impostor_moments
     n, m = int(g[0].sum()), int(i[0].sum())
     (g_mean, g_std), (i_mean, i_std) = mean_std(gm), mean_std(im)
-    rates = ErrorRates.of(g, i)
+    at = [partial(ErrorRates.fnmr_at, fmr=fmr) for fmr in (1e-2, 1e-3, *fars)]
+    auc, eer, fnmr100, fnmr1000, *fnmr = measured(g, i, [ErrorRates.auc, ErrorRates.eer, *at])
 
     def result(values: np.ndarray, count: int = n + m) -> Estimate:
         return estimate(values[0], values[1:], count)
 
     return Separability(
-        auc=result(rates.auc()),
-        eer=result(rates.eer()),
-        fmr100=result(rates.fnmr_at(1e-2)),
-        fmr1000=result(rates.fnmr_at(1e-3)),
+        auc=result(auc),
+        eer=result(eer),
+        fmr100=result(fnmr100),
+        fmr1000=result(fnmr1000),
         fdr=result(curves.fdr(g_mean, g_std, i_mean, i_std)),
         genuine_mean=result(g_mean, n),
         genuine_std=result(g_std, n),
         impostor_mean=result(i_mean, m),
         impostor_std=result(i_std, m),
-        tar={far: result(1 - rates.fnmr_at(far)) for far in fars},
+        tar={far: result(1 - missed) for far, missed in zip(fars, fnmr, strict=True)},
         genuine=genuine.sum(0),
         impostor=impostor.sum(0),
     )
@@ -115,10 +120,18 @@ def separability(
 
 def fast_sum(weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """weights @ counts, the first row (the data as they are) exact, resamples in single precision."""
-    total, filled = np.zeros((len(weights), counts.shape[1])), counts.any(0)  # many bins of a histogram are empty
-    total[:1] = weights[:1] @ counts
-    total[1:, filled] = weights[1:].astype(np.float32) @ counts[:, filled].astype(np.float32)
-    return total
+    return np.concatenate([weights[:1] @ counts, weights[1:].astype(np.float32) @ counts.astype(np.float32)])
+
+
+def measured(
+    genuine: np.ndarray, impostor: np.ndarray, measures: Sequence[Callable[[ErrorRates], np.ndarray]]
+) -> list[np.ndarray]:
+    """Each measure (R,) of histograms (R, bins), ``TOGETHER`` at a time: their rates stay in the processor's cache."""
+    parts = (slice(k, k + TOGETHER) for k in range(0, len(genuine), TOGETHER))
+    found = [
+        [measure(rates) for measure in measures] for rates in (ErrorRates.of(genuine[p], impostor[p]) for p in parts)
+    ]
+    return [np.concatenate(of_one) for of_one in zip(*found, strict=True)]
 
 
 def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +167,9 @@ class PairScores:
         self.rows = Grouped(embeddings, np.searchsorted(identities, labels), group)
         self.columns = self.rows if self.within else Grouped(other, np.searchsorted(identities, other_labels), group)
         self.blocks = [(a, b) for a in range(self.groups) for b in range(a, self.groups)]
+        self.place = np.zeros((self.groups, self.groups), np.int64)  # of two groups' block
+        for k, (a, b) in enumerate(self.blocks):
+            self.place[a, b] = self.place[b, a] = k
 
     def genuine(self) -> tuple[np.ndarray, np.ndarray]:
         """Histograms (groups, bins) and moments (groups, 3) of pairs of one identity."""
@@ -181,26 +197,38 @@ class PairScores:
         counts, moments = np.zeros((len(self.blocks), curves.BINS)), np.zeros((len(self.blocks), 3))
         total = len(self.rows.embeddings) * len(self.columns.embeddings) / (2 if self.within else 1)
         share = 1.0 if most is None else min(1.0, np.sqrt(most / total))
-        for k, (a, b) in enumerate(self.blocks):
-            for c, d in {(a, b)} if self.within else dict.fromkeys([(a, b), (b, a)]):  # within a set a pair is met once
-                rows, columns = self.sample(self.rows.of(c), share), self.sample(self.columns.of(d), share)
-                for _, part in chunks(rows, len(columns)):
-                    tally(self.impostor_scores(part, columns, a == b), counts[k], moments[k])
+        for group in range(self.groups):
+            first = self.columns.bounds[group] if self.within else 0  # within a set a pair is met once
+            columns = self.sample(np.arange(first, len(self.columns.embeddings)), share)
+            for _, part in chunks(self.sample(self.rows.of(group), share), len(columns), STRIP):
+                strip, of_strip = self.strip(group, part, columns)
+                counts[self.place[group]] += strip
+                moments[self.place[group]] += of_strip
         return counts, moments
 
     def sample(self, rows: np.ndarray, share: float) -> np.ndarray:
-        if share == 1:
+        if share == 1 or not len(rows):
             return rows
-        return self.rng.choice(rows, max(1, round(share * len(rows))), replace=False) if len(rows) else rows
+        return np.sort(self.rng.choice(rows, max(1, round(share * len(rows))), replace=False))
 
-    def impostor_scores(self, rows: np.ndarray, columns: np.ndarray, same_group: bool) -> np.ndarray:
+    def strip(self, group: int, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the impostor pairs of some rows of a group: histograms (groups, bins) and moments (groups, 3), by the
+        group of the column."""
         scores = self.rows.embeddings[rows] @ self.columns.embeddings[columns].T
-        if not same_group:
-            return scores.ravel()
-        different = self.rows.identity[rows][:, None] != self.columns.identity[columns]
-        if self.within:
-            different &= rows[:, None] < columns
-        return scores[different]
+        other = self.columns.group[self.columns.identity[columns]]  # ascending, as embeddings are
+        own = slice(*np.searchsorted(other, (group, group + 1)))
+        bins = curves.score_bins(scores) + other * curves.BINS
+        left_out = ~self.different(rows, columns[own])
+        bins[:, own][left_out], scores[:, own][left_out] = self.groups * curves.BINS, 0  # one bin for all of these
+        counts = np.bincount(bins.ravel(), minlength=self.groups * curves.BINS + 1)[:-1].reshape(self.groups, -1)
+        sums, squares = scores.sum(0, np.float64), np.einsum("ij,ij->j", scores, scores, dtype=np.float64)
+        by_group = [np.bincount(other, part, minlength=self.groups) for part in (sums, squares)]
+        return counts, np.stack([counts.sum(1), *by_group], axis=1)
+
+    def different(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """bool (rows, columns): pairs of two identities; within a set each once."""
+        apart = self.rows.identity[rows][:, None] != self.columns.identity[columns]
+        return apart & (rows[:, None] < columns) if self.within else apart
 
     def pair_weights(self, weights: np.ndarray) -> np.ndarray:
         """(R, groups) -> (R, blocks): the product of two groups' weights; a group's own weight for pairs inside it."""
@@ -233,9 +261,9 @@ class Grouped:
         return np.arange(self.bounds[group], self.bounds[group + 1])
 
 
-def chunks(rows: np.ndarray, columns: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Parts of rows such that part x columns stays within BLOCK scores, each with the place of its first row."""
-    step = max(1, BLOCK // max(1, columns))
+def chunks(rows: np.ndarray, columns: int, most: int = BLOCK) -> Iterator[tuple[int, np.ndarray]]:
+    """Parts of rows such that part x columns stays within ``most`` scores, each with the place of its first row."""
+    step = max(1, most // max(1, columns))
     for start in range(0, len(rows), step):
         yield start, rows[start : start + step]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -52,10 +53,25 @@ def _in_parts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """``bootstrap_weights``, a block of at most ``BLOCK`` numbers at a time."""
     if n < 1 or resamples < 0:
         raise ValueError(f"n, resamples: expected n >= 1 and resamples >= 0, got {n}, {resamples}")
-    rng, step = np.random.default_rng(seed), max(1, BLOCK // n)
+    step = max(1, BLOCK // n)
+    if resamples <= step:
+        yield _drawn(n, resamples, seed)
+        return
+    rng = np.random.default_rng(seed)
     for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+        yield _counts(n, min(step, resamples - start), rng)
+
+
+@lru_cache(maxsize=4)
+def _drawn(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Of one block, kept: many numbers are resampled with the same people."""
+    weights = _counts(n, resamples, np.random.default_rng(seed))
+    weights.setflags(write=False)
+    return weights
+
+
+def _counts(n: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 
 def percentile_interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:

@@ -191,20 +191,21 @@ def _slots(side: Mapping[str, Sequence[str]]) -> Iterator[Form]:
         yield from (Form("has" if slot == "not" else slot, text, slot == "not") for text in texts)
 
 
-def phrase_bank(names: Sequence[str], held: bool = False) -> list[Phrase]:
-    """Every fragment that says one thing of one attribute of ``names``, in their order. held: of words held out."""
+def phrase_bank(names: Sequence[str], held: bool = False, ways: int | None = None) -> list[Phrase]:
+    """Every fragment that says one thing of one attribute of ``names``, in their order. held: of words held out. ways:
+    at most so many templates of each form, the plainest first."""
     check_names(names)
     return [
         Phrase(attribute, value, text)
         for attribute, name in enumerate(names)
         for value in (ABSENT, PRESENT)
-        for text in dict.fromkeys(_fragments_of(name, value, held))
+        for text in dict.fromkeys(_fragments_of(name, value, held, ways))
     ]
 
 
-def _fragments_of(name: str, value: int, held: bool) -> Iterator[str]:
+def _fragments_of(name: str, value: int, held: bool, ways: int | None) -> Iterator[str]:
     for form in forms(name, value, held):
-        yield from (_filled(template, form) for template in FRAGMENTS[_key(form)])
+        yield from (_filled(template, form) for template in FRAGMENTS[_key(form)][:ways])
 
 
 @cache
@@ -438,9 +439,20 @@ def _filled(template: str, form: Form, voice: Mapping[str, str] | None = None) -
 
 def _verb(text: str) -> dict[str, str]:
     verb, _, rest = text.partition(" ")
-    stem = verb.removesuffix("e") if verb in ("smile", "use") else verb
-    told = {"v": verb, "s": f"{verb}s", "g": f"{stem}ing"}
+    told = {"v": verb, "s": _with_s(verb), "g": _with_ing(verb)}
     return {key: f"{value} {rest}".strip() for key, value in told.items()}
+
+
+def _with_s(verb: str) -> str:
+    """Third person: cries, watches, nods."""
+    stem = re.sub("(?<![aeiou])y$", "ie", verb)
+    return f"{stem}es" if re.search("(s|x|z|ch|sh|o)$", stem) else f"{stem}s"
+
+
+def _with_ing(verb: str) -> str:
+    """As -ing: lying, smiling, seeing, nodding. Of two syllables no letter is doubled: opening."""
+    doubled = re.sub("^([^aeiou]*[aeiou])([^aeiouwxy])$", r"\1\2\2", verb)
+    return re.sub("(?<![eoy])e$", "", re.sub("ie$", "y", doubled)) + "ing"
 
 
 def _article(text: str) -> str:

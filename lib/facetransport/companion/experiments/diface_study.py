@@ -257,6 +257,7 @@ def recipes(profile: Profile) -> list[Recipe]:
 def study_recipes(profile: Profile) -> list[Recipe]:
     """Every line of the study, each once, and what each reader understood of each kind of words."""
     readings = [words.readings_recipe(profile, kind, how) for kind in grammar.KINDS for how in words.READERS]
+    readings += [words.sentences_recipe(profile, how) for how in words.READERS]
     return [*{r.key: r for r in (study_recipe(profile, name) for name in study(profile))}.values(), *readings]
 
 

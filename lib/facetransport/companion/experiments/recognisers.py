@@ -103,7 +103,8 @@ def read(folder: Path, name: str = "reference", flip: bool = False) -> Recognise
     """The recogniser of a finished artefact: a white box, unless an ONNX file was given."""
     if (folder / given.ONNX).is_file():
         return OnnxRecogniser(folder / given.ONNX, name, flip=flip)
-    return IResNetRecogniser(load_network(folder / MODEL), name, flip).to(device())
+    network = load_network(folder / MODEL).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return IResNetRecogniser(network, name, flip).to(device())
 
 
 def read_white_box(folder: Path) -> IResNetRecogniser:

@@ -21,6 +21,7 @@ from facetransport.companion.experiments.diface import (
 )
 from facetransport.companion.experiments.fitting import MODEL, fit
 from facetransport.companion.profiles import DiFace, Profile, Words, as_config
+from facetransport.data import orl
 from facetransport.devices import device
 from facetransport.diffusion.statements import (
     ALIKE,
@@ -108,14 +109,21 @@ def readings_recipe(profile: Profile, words: str, kind: Kind = READERS[0]) -> Re
     faces = tuple(faces_recipe(profile, role, section.encoder) for role in ROLES)
     reader = (reader_recipe(profile),) if kind != "clauses" else ()
     make = partial(_make_readings, section, words, sets, kind)
-    config |= {"clauses": {"enough": ENOUGH}, "network": {}, "thesaurus": _thesaurus()}[kind]
+    config |= _reads_by(kind)
     return Recipe(
         "diface.readings", config | {"sets": sets}, make, upstream=(*faces, *reader), label=f"{words}, {kind}"
     )
 
 
-def _thesaurus() -> dict[str, Any]:
-    return {"sure": SURE, "alike": ALIKE, "thesaurus": sha256(thesaurus.FILE.read_bytes()).hexdigest()[:16]}
+def _reads_by(kind: Kind) -> dict[str, Any]:
+    """What else than its network a reader's answers depend on."""
+    if kind == "thesaurus":
+        return {"sure": SURE, "alike": ALIKE, "thesaurus": _digest(thesaurus.FILE)}
+    return {"enough": ENOUGH} if kind == "clauses" else {}
+
+
+def _digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def load_readings(profile: Profile, store: Store, words: str, kind: Kind = READERS[0]) -> dict[str, list[np.ndarray]]:
@@ -123,6 +131,19 @@ def load_readings(profile: Profile, store: Store, words: str, kind: Kind = READE
     tensors = read_model(store.get(readings_recipe(profile, words, kind)) / READINGS)[0]
     names = len(grammar.known_names())
     return {role: [_unpacked(part, names) for part in packed.numpy()] for role, packed in tensors.items()}
+
+
+def sentences_recipe(profile: Profile, kind: Kind) -> Recipe:
+    """What a reader understands of the sentences about ORL's 40 people."""
+    config = {"reader": kind, "grammar": grammar.digest(), "sentences": _digest(orl.SENTENCES)} | _reads_by(kind)
+    upstream = (population_recipe if kind == "clauses" else reader_recipe)(profile)
+    return Recipe("diface.sentences", config, partial(_make_sentences, kind), upstream=(upstream,), label=kind)
+
+
+def load_sentences(profile: Profile, store: Store, kind: Kind) -> np.ndarray:
+    """int8 (40, A): what was understood of the sentences about ORL's people."""
+    packed = read_model(store.get(sentences_recipe(profile, kind)) / READINGS)[0]["orl"].numpy()
+    return _unpacked(packed, len(grammar.known_names()))
 
 
 def texts_of(said: np.ndarray, names: tuple[str, ...], words: str, seed: int) -> list[str]:
@@ -142,6 +163,15 @@ def _make_readings(
         read = [reader.read(texts_of(said, names, words, seed)).said for seed, said in enumerate(told)]
         found[role] = torch.from_numpy(np.stack([_packed(said) for said in read]))
     save_model(folder / READINGS, found, names=names)
+
+
+def _make_sentences(kind: Kind, folder: Path, upstream: tuple[Path, ...]) -> None:
+    if kind == "clauses":
+        reader: Reader = ClauseReader.of(read_population(upstream[0]).names, text_encoder())
+    else:
+        reader = _reader(kind, read_reader(upstream[0]))
+    said = reader.read(orl.sentences()).said
+    save_model(folder / READINGS, {"orl": torch.from_numpy(_packed(said))}, names=reader.names)
 
 
 def _packed(said: np.ndarray) -> np.ndarray:
