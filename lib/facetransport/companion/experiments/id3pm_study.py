@@ -25,10 +25,8 @@ from facetransport.data.alignment import similarity, transform_points, warp
 from facetransport.data.faceset import FaceSet, to_uint8
 from facetransport.diffusion.conditions import Attributes
 from facetransport.diffusion.sampling import device_of
-from facetransport.evaluation.descriptions import weighted_histograms
 from facetransport.evaluation.leakage import nearest
 from facetransport.evaluation.protocols import Verification, separability, verify_pairs
-from facetransport.evaluation.separability import ErrorRates
 from facetransport.evaluation.statistics import Estimate, bootstrap, weighted_mean
 from facetransport.evaluation.variation import Pairs, draw_pairs
 from facetransport.generation import Model
@@ -232,13 +230,16 @@ def agreement(asked: np.ndarray, obtained: np.ndarray, unit: np.ndarray, resampl
 
 def area(scores: np.ndarray, yes: np.ndarray, unit: np.ndarray, resamples: int) -> Estimate:
     """AUC of scores (N,) for yes, bool (N,), with an interval over people (unit: int (N,))."""
-    values, bins = np.unique(scores, return_inverse=True)
+    whose = np.eye(int(unit.max()) + 1)[unit]  # (N, people)
+    ahead = (np.sign(scores[yes][:, None] - scores[~yes]) + 1) / 2  # of each pair; a tie counts half
+    wins = whose[yes].T @ ahead @ whose[~yes]  # (people, people)
+    there, absent = whose[yes].sum(0), whose[~yes].sum(0)
 
     def auc(weights: np.ndarray) -> np.ndarray:
-        parts = (weighted_histograms(bins[who], len(values), weights.T, unit[who]) for who in (yes, ~yes))
-        return ErrorRates.of(*parts).auc()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return ((weights @ wins) * weights).sum(1) / ((weights @ there) * (weights @ absent))
 
-    return bootstrap(auc, int(unit.max()) + 1, resamples, count=len(scores))
+    return bootstrap(auc, len(wins), resamples, count=len(scores))
 
 
 def groups(table: pd.DataFrame) -> dict[str, np.ndarray]:
