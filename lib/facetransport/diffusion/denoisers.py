@@ -178,9 +178,8 @@ class Denoiser(nn.Module):
         self.register_buffer("abar", config.schedule.alphas_cumprod, persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        told = (
-            slice(1) if context is None and not self.training and _are_one(t) else slice(None)
-        )  # one row does for all
+        once = context is None and not self.training and _are_one(t)
+        told = slice(1 if once else None)  # one row does for all
         c = self.condition(context, x[told])
         time = self.time(sinusoid(t[told], 128).to(x.dtype))
         v = self.body(x, self.merge(torch.cat([time, c], dim=1)))
