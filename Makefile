@@ -32,7 +32,7 @@ help:
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make clean     forget what was run and remove figures/smoke; the cache stays (.venv/bin/facetransport clean-cache)"
 	@echo "PROFILE=laptop (default), smoke or paper; only what is stale is run again, -B runs all; PYTHON=python3 makes .venv"
-	@echo "JOBS=2 (default; paper: 1) notebooks run side by side and share the cores; cells that measure speed run alone"
+	@echo "JOBS=2 (default; paper: 1) notebooks run side by side and share the cores; cells that measure all cores run alone"
 
 # The verdict compares with what was committed, which is set aside before notebooks write over it.
 figures: known-profile $(READY)
@@ -50,8 +50,8 @@ $(STAMPS)/%.stamp: notebooks/%.ipynb $(LIBRARY) $(SETTINGS) requirements.lock | 
 	@touch $@
 
 # The scorecard and the start page read what the others measured.
-$(STAMPS)/11_scorecard.stamp: $(filter-out $(STAMPS)/00_start_here.stamp $(STAMPS)/11_scorecard.stamp,$(EXECUTED))
-$(STAMPS)/00_start_here.stamp: $(filter-out $(STAMPS)/00_start_here.stamp,$(EXECUTED))
+LAST := $(STAMPS)/00_start_here.stamp $(STAMPS)/11_scorecard.stamp
+$(LAST): $(filter-out $(LAST),$(EXECUTED))
 
 train: known-profile $(READY)
 	$(PY) -m facetransport train --profile $(PROFILE) $(if $(filter laptop,$(PROFILE)),--ship)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -328,7 +329,7 @@ def test_features_are_the_mean_direction_of_refined_estimates(untrained: Model) 
     tokens, settings = said_tokens(5), untrained.settings
     rough = diface.rough_estimates(untrained.denoiser, tokens, settings.steps, 3, seed=4)
     for refinement in (untrained.refinement, None):
-        found = replace(untrained, refinement=refinement).features(tokens, seed=4)
+        found = replace(untrained, refinement=refinement).refine(untrained.rough(tokens, seed=4))
         refined = [rough[:, k] if refinement is None else refinement(rough[:, k]) for k in range(3)]
         torch.testing.assert_close(found, F.normalize(sum(refined), dim=1), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
@@ -352,10 +353,33 @@ def test_scores_are_cosines_of_features_and_gallery(untrained: Model, refine_gal
     faces, said = crowd(4), anything(12)
     scores = everything(model.match(said, faces, seed=6))
     tokens = Tau("statements").of(NAMES)(said, np.random.default_rng(6))
-    expected = model.features(tokens, seed=6).numpy() @ model.gallery(faces.embeddings).T
+    expected = model.refine(model.rough(tokens, seed=6)).numpy() @ model.gallery(faces.embeddings).T
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert np.array_equal(everything(model.match(said, faces, seed=6)), scores)
     assert not np.allclose(everything(model.match(said, faces, seed=7)), scores, atol=1e-3)
+
+
+def test_models_with_one_denoiser_ask_it_once(untrained: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    infonce = replace(untrained, settings=replace(untrained.settings, refine_gallery=True))
+    models = {"R": untrained, "R on both": infonce, "no R": replace(untrained, refinement=None)}
+    faces, said, asked = crowd(4), anything(12), []
+    alone = {name: everything(model.match(said, faces, seed=6)) for name, model in models.items()}
+    draw = diface.rough_estimates
+    monkeypatch.setattr(diface, "rough_estimates", lambda *how: asked.append(how) or draw(*how))
+    together = diface.match_all(models, said, faces, seed=6)
+    assert len(asked) == 1 and list(together) == list(models)
+    for name, match in together.items():
+        assert np.array_equal(everything(match), alone[name])
+
+
+@pytest.mark.parametrize("other", ["denoiser", "samples"])
+def test_models_that_ask_otherwise_are_not_matched_together(untrained: Model, other: str) -> None:
+    changed = {
+        "denoiser": lambda: replace(untrained, denoiser=deepcopy(untrained.denoiser)),
+        "samples": lambda: replace(untrained, settings=replace(untrained.settings, samples=9)),
+    }
+    with pytest.raises(ValueError, match="one denoiser, asked in one way, got several in a, b"):
+        diface.match_all({"a": untrained, "b": changed[other]()}, anything(12), crowd(4), seed=0)
 
 
 def test_features_are_scaled_to_unit_variance() -> None:

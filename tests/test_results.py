@@ -201,6 +201,17 @@ def test_what_came_out_as_before_keeps_the_version_it_came_out_at_first(
     assert [r["code_version"] == "9.9.9" for r in json.loads(run.path.read_text())] == [False, True]
 
 
+def test_what_another_hand_has_changed_since_is_kept(run: Run) -> None:
+    run.record("a.b", 1.0)
+    run.record("a.c", 2.0)
+    run.path.write_text(run.path.read_text().replace("2.0", "3.0"))
+    run.record("a.d", 4.0)
+    assert [r["value"] for r in written(run)] == [1.0, 3.0, 4.0]
+    run.path.unlink()
+    run.record("a.e", 5.0)
+    assert [r["name"] for r in written(run)] == ["a.e"]
+
+
 def test_speeds_stay_with_the_machine(run: Run) -> None:
     run.record("a.b", 0.5)
     run.record("speed.images_per_second", 80.0)

@@ -731,6 +731,7 @@ def _execute(options: argparse.Namespace) -> int:
 
 def execute(notebook: Path, profile: str, folder: str) -> int:
     """Run a notebook through papermill; the copy takes its place in ``figures/<folder>`` only when all cells ran."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type] # jsonschema's IRIs: a second, none are here
     import nbformat
     from papermill.exceptions import PapermillExecutionError
 

@@ -92,6 +92,7 @@ class Run:
         self.notebook = notebook
         self.data_digest = _data_digest(self.profile, data)
         self.names: list[str] = []
+        self._known: dict[Path, tuple[str, dict[str, str]]] = {}  # files as they were left here
 
     @property
     def folder(self) -> Path:
@@ -149,12 +150,23 @@ class Run:
             **self.provenance(),
             "context": _plain(context),
         }
-        path = self.path_of(name)
-        before = _read(path)
-        same = [r for r in before if r["name"] == name and _without_version(r) == _without_version(record)]
-        _write(path, [r for r in before if r["name"] != name] + (same or [record]))
+        self._put(self.path_of(name), record)
         self.names.append(name)
         return record
+
+    def _put(self, path: Path, record: dict[str, Any]) -> None:
+        lines, name = self._lines(path), record["name"]
+        if name in lines and _without_version(json.loads(lines[name])) == _without_version(record):
+            return
+        lines = lines | {name: _line(path, record)}
+        self._known[path] = _write(path, lines), lines
+
+    def _lines(self, path: Path) -> dict[str, str]:
+        """The records of a file by name, each as its line; parsed only where somebody else has written it."""
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if self._known.get(path, ("", {}))[0] != text:
+            self._known[path] = text, {record["name"]: _line(path, record) for record in _read(path)}
+        return self._known.get(path, ("", {}))[1]
 
     def figure(self, figure: Figure, name: str) -> Figure:
         """Save charts as PNG in 256 colours, and as SVG where they are drawn by lines only, faces as JPEG, and
@@ -186,7 +198,7 @@ class Run:
         """The last line of a notebook: forget names that this run did not record, return those it did."""
         for path in (self.path_of(SPEED), self.path):
             if path.is_file():
-                _write(path, [r for r in _read(path) if r["name"] in self.names])
+                _write(path, {name: line for name, line in self._lines(path).items() if name in self.names})
         return pd.DataFrame(_read(self.path), columns=FIELDS)[["name", "value", "low", "high", "n", "unit"]]
 
     def provenance(self) -> dict[str, str]:
@@ -332,13 +344,18 @@ def _read(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: not JSON ({error}); delete it and run `make figures`") from None
 
 
-def _write(path: Path, records: list[dict[str, Any]]) -> None:
-    """JSON with one record a line."""
+def _line(path: Path, record: dict[str, Any]) -> str:
     try:
-        lines = [json.dumps(r, allow_nan=False) for r in sorted(records, key=lambda r: r["name"])]
-        with replacing(path) as temporary:
-            temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+        return json.dumps(record, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{path.stem}: expected finite numbers, text, lists and mappings in a record: {error}"
         ) from None
+
+
+def _write(path: Path, lines: Mapping[str, str]) -> str:
+    """JSON with one record a line, by name; the text."""
+    text = "[\n" + ",\n".join(lines[name] for name in sorted(lines)) + "\n]\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text

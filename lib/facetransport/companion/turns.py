@@ -1,4 +1,4 @@
-"""Notebooks that run side by side, and their cells that measure speed, which run alone.
+"""Notebooks that run side by side, and their cells that measure all cores, which run alone.
 
 The process that runs a notebook takes a turn for each cell: cells run together, except that one tagged ``alone`` waits
 until no other notebook runs a cell, and holds the others back. Locks die with their process: what a kill leaves of them

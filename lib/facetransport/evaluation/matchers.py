@@ -34,6 +34,7 @@ from facetransport.training import Loss, pick, resident
 from facetransport.world.captions import Describer
 
 CHUNK = 1024  # rows at a time: bounds memory
+PAIRS = 256  # that D judges at a time, each with its draws: what a block of the network writes stays in a core's cache
 DRAWS = 4  # of noise for each face; more change the AUC on val pairs by 0.001
 
 
@@ -199,7 +200,7 @@ class Noised:
     @cached_property
     def untold(self) -> Tensor:
         """(N,): the error without words."""
-        return torch.cat([self.error(rows, None) for rows in torch.arange(len(self.features)).split(CHUNK)])
+        return torch.cat([self.error(rows, None) for rows in torch.arange(len(self.features)).split(PAIRS)])
 
     @torch.inference_mode()
     def error(self, images: Tensor, prompts: Tensor | None) -> Tensor:
@@ -226,7 +227,7 @@ class LikelihoodMatch:
         asked = list(zip(np.asarray(caption_rows).tolist(), np.asarray(image_rows).tolist(), strict=True))
         named = [(self._names[caption], image) for caption, image in asked]
         new = {name: pair for name, pair in zip(named, asked, strict=True) if name not in known}
-        for names in (list(new)[i : i + CHUNK] for i in range(0, len(new), CHUNK)):
+        for names in (list(new)[i : i + PAIRS] for i in range(0, len(new), PAIRS)):
             captions, images = torch.tensor([new[name] for name in names]).T
             scores = self.noised.untold[images] - self.noised.error(images, self.prompts[captions])
             known.update(zip(names, scores.double().tolist(), strict=True))

@@ -14,8 +14,8 @@ What a diffusion model has to beat, the bound, and D as a density are in `facetr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -130,10 +130,10 @@ class Model:
     refinement: Refinement | None
     settings: Settings
 
-    def features(self, tokens: Tensor, seed: int) -> Tensor:
-        """tokens (B, L, e) -> float32 (B, d), unit norm: the mean direction of K refined estimates."""
+    def rough(self, tokens: Tensor, seed: int) -> Tensor:
+        """tokens (B, L, e) -> zhat_0, float32 (B, K, d), scaled."""
         asked = self.settings
-        return self.refine(rough_estimates(self.denoiser, tokens, asked.steps, asked.samples, seed, asked.guidance))
+        return rough_estimates(self.denoiser, tokens, asked.steps, asked.samples, seed, asked.guidance)
 
     @torch.inference_mode()
     def refine(self, features: Tensor) -> Tensor:
@@ -150,5 +150,19 @@ class Model:
 
     def match(self, said: Said, faces: Faces, seed: int) -> Match:
         """s(c, I) = cos(R(zhat_0(c)), E(I))."""
-        tokens = self.settings.tau.of(faces.names)(said, np.random.default_rng(seed))
-        return cosine_match(self.features(tokens, seed).cpu().numpy(), self.gallery(faces.embeddings))
+        return match_all({"": self}, said, faces, seed)[""]
+
+
+def match_all(models: Mapping[str, Model], said: Said, faces: Faces, seed: int) -> dict[str, Match]:
+    """`Model.match` of models that differ in R and in nothing else than what R is compared with: D is asked once.
+
+    Raises ValueError where they do not share their denoiser or are asked in other ways.
+    """
+    one, *_ = models.values()
+    if len({(id(m.denoiser), replace(m.settings, refine_gallery=False)) for m in models.values()}) > 1:
+        raise ValueError(f"models: expected one denoiser, asked in one way, got several in {', '.join(models)}")
+    rough = one.rough(one.settings.tau.of(faces.names)(said, np.random.default_rng(seed)), seed)
+    return {
+        name: cosine_match(model.refine(rough).cpu().numpy(), model.gallery(faces.embeddings))
+        for name, model in models.items()
+    }

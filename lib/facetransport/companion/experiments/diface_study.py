@@ -6,7 +6,7 @@ Protocols: papers.md 1.6, as far as those of arXiv 2312.01367 could be read; wha
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from facetransport.evaluation.descriptions import (
 from facetransport.evaluation.matchers import DRAWS, Bayes, Likelihood
 from facetransport.evaluation.statistics import Estimate
 from facetransport.files import write_json
+from facetransport.papers.diface import Model, match_all
 from facetransport.world import grammar
 from facetransport.world.captions import Describer
 
@@ -71,6 +72,12 @@ def told_to(section: DiFace, faces: Faces, describer: Describer, sets: int) -> S
 def matches(matcher: Matcher, faces: Faces, understood: Sequence[Said]) -> list[Match]:
     """Sets of descriptions of all faces, each as it was understood (`told`, or `words.load_readings`), against all."""
     return [matcher.match(said, faces, seed) for seed, said in enumerate(understood)]
+
+
+def matches_of_all(models: Mapping[str, Model], faces: Faces, understood: Sequence[Said]) -> dict[str, list[Match]]:
+    """As `matches`, of models that share their D (`facetransport.papers.diface.match_all`), by name."""
+    found = [match_all(models, said, faces, seed) for seed, said in enumerate(understood)]
+    return {name: [each[name] for each in found] for name in models}
 
 
 def verification(
