@@ -549,7 +549,8 @@ def test_the_unet_of_the_paper_trains_and_answers(smoke: Profile, smoke_store: S
     section = replace(smoke.diface, denoiser="unet", steps=2, tokens=tokens)
     model, said = experiment.load(smoke, smoke_store, section, refined=False), np.full((2, A), UNSAID, np.int8)
     said[0, 0], said[1, [1, 3]] = PRESENT, ABSENT
-    found = model.features(Tau(section.tokens).of(NAMES)(said, np.random.default_rng(0)), 0).cpu().numpy()
+    tokens = Tau(section.tokens).of(NAMES)(said, np.random.default_rng(0))
+    found = model.refine(model.rough(tokens, 0)).cpu().numpy()
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
