@@ -10,7 +10,9 @@ from typing import Any
 import nbformat
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXECUTED = sorted((ROOT / "figures" / "laptop" / "notebooks").glob("*.ipynb"))
 MARK = "NBVAL_CHECK_OUTPUT"
 Cell = Any
 
@@ -84,6 +86,13 @@ def test_notebooks_are_numbered_once_each() -> None:
     assert [path.stem for path in NOTEBOOKS if not re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)] == []
     numbers = [path.stem[:2] for path in NOTEBOOKS]
     assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=lambda path: path.stem)
+def test_an_executed_copy_shows_nothing_of_the_machine(path: Path) -> None:
+    outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", ())]
+    shown = [o.get("text", "") + "".join(t for k, t in o.get("data", {}).items() if "text" in k) for o in outputs]
+    assert shown and not [text for text in shown if re.search(r"/tmp/|/home/|/root/|'speed\.", text)]
 
 
 def good() -> Any:
