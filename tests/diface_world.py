@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facetransport.evaluation.described import Faces, Tau
-from facetransport.evaluation.descriptions import Match
+from facetransport.evaluation.descriptions import Matched, MixtureMatch
 from facetransport.world import grammar
 from facetransport.world.captions import UNSAID, Describer
 
@@ -40,9 +40,10 @@ def crowd(people: int, views: int = 3, seed: int = 0, share: float = 0.4) -> Fac
     return Faces(here, there, NAMES, embeddings, np.arange(people).repeat(views))
 
 
-def everything(match: Match) -> np.ndarray:
+def everything(match: Matched) -> np.ndarray:
     """Scores of all captions with all images."""
-    return match.block(np.arange(len(match.queries)), np.arange(len(match.gallery)))
+    texts, images = (match.stated, match.ratio) if isinstance(match, MixtureMatch) else (match.queries, match.gallery)
+    return match.block(np.arange(len(texts)), np.arange(len(images)))
 
 
 def anything(n: int, seed: int = 0) -> np.ndarray:

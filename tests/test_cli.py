@@ -23,6 +23,7 @@ from facetransport.data import shards
 from facetransport.data.faceset import FaceSet
 from facetransport.diffusion.statements import Reading
 from facetransport.diffusion.unet import UNet, UNetConfig
+from facetransport.evaluation.described import probable
 from facetransport.world.captions import UNSAID
 from facetransport.world.grammar import known_names
 from test_official import ldm_shapes
@@ -140,7 +141,7 @@ class Literal:
             for word, name, value in (("woman", "Male", 0), ("young", "Young", 1), ("red hair", "Red_Hair", 1)):
                 if word in text:
                     row[self.names.index(name)] = value
-        return Reading(said, np.ones(said.shape, np.float32))
+        return Reading(said, np.ones(said.shape, np.float32), probable(said))
 
 
 def test_search_lists_how_it_read_and_whom_it_found(

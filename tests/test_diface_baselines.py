@@ -92,6 +92,48 @@ def test_sure_attributes_are_scored_by_likelihood() -> None:
         np.testing.assert_allclose(everything(matcher.match(said, faces, seed=0)), expected, atol=1e-6)
 
 
+def test_doubtful_statements_are_scored_by_the_mean_ratio_of_what_may_have_been_said() -> None:
+    """One attribute is said to be present or left unsaid: P(T | I) / P(T) = sum_k p(k | T) P(k | I) / P(k)."""
+    faces, known, describer = crowd(5), crowd(50, seed=1), Describer(0.1, 0.6, 0.2)
+    matcher = Classifier(Sure(), known.attributes.mean(0), known.persistence, describer)
+    certain = np.full((2, A), captions.UNSAID, np.int8)
+    certain[1, 1] = captions.PRESENT
+    ratios = np.exp(everything(matcher.match(certain, faces, seed=0)))
+    stated = 0.3 * described.probable(certain)[1:]
+    scores = everything(matcher.match(stated, faces, seed=0))
+    np.testing.assert_allclose(np.exp(scores), 0.7 * ratios[:1] + 0.3 * ratios[1:], rtol=1e-6)
+    rows = np.arange(1), np.arange(len(faces))
+    pairs = matcher.match(stated, faces, seed=0).pairs(np.zeros(len(faces), int), rows[1])
+    np.testing.assert_array_equal(pairs, scores[0])
+
+
+def test_certain_statements_score_as_such() -> None:
+    faces, known, said = crowd(5), crowd(50, seed=1), anything(15)
+    words = randomised(DualEncoder(2 * A, D, 16, 1))
+    for matcher in (
+        Classifier(Sure(), known.attributes.mean(0), known.persistence, CANDID),
+        Regression(words.words, Tau()),
+        Contrastive(words.words, nn.Identity(), Tau()),
+    ):
+        scores = [everything(matcher.match(each, faces, seed=0)) for each in (said, described.probable(said))]
+        np.testing.assert_allclose(scores[1], scores[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("stated", [np.full((2, A, 2), 0.6), np.full((2, A, 2), -0.1), np.zeros((2, A + 1, 2))])
+def test_what_are_no_probabilities_is_refused(stated: np.ndarray) -> None:
+    known = crowd(50, seed=1)
+    with pytest.raises(ValueError, match="said: expected probabilities"):
+        Classifier(Sure(), known.attributes.mean(0), known.persistence, CANDID).match(stated, crowd(5), seed=0)
+
+
+def test_a_network_without_a_sum_is_told_the_likeliest() -> None:
+    stated = np.array([[[0.1, 0.2], [0.1, 0.5], [0.6, 0.3]]])
+    assert described.likeliest(stated).tolist() == [[captions.UNSAID, captions.PRESENT, captions.ABSENT]]
+    names = ("Male", "Eyeglasses", "Bald")
+    told = [described.heard(nn.Identity(), Tau(), said, names, 0) for said in (stated, described.likeliest(stated))]
+    assert torch.equal(*told)
+
+
 @pytest.mark.parametrize("elsewhere", [True, False])
 @pytest.mark.parametrize("hard", [False, True])
 def test_bayes_is_the_likelihood_ratio(elsewhere: bool, hard: bool) -> None:

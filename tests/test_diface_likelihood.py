@@ -84,6 +84,15 @@ def test_a_pair_depends_on_its_description_its_face_and_the_seed() -> None:
     assert abs(matcher.match(said, faces, 4).pairs(np.array([5]), np.array([5])) - whole[1]) > 1e-4
 
 
+def test_certain_statements_and_those_only_probable_are_scored_alike() -> None:
+    faces = crowd(4, seed=1)
+    said = described.captions_of(faces, Describer(0.05, 0.6, 0.1), 0)
+    denoiser = randomised(VectorDenoiser(VectorConfig("mlp", D, 2 * A, 32, 2, Schedule(50))))
+    matcher, rows = Likelihood(denoiser, Tau(), -1.0, draws=2), np.arange(len(faces))
+    hard, soft = (matcher.match(told, faces, 0).pairs(rows, rows) for told in (said, described.probable(said)))
+    np.testing.assert_allclose(soft, hard, atol=1e-4)
+
+
 def test_a_pair_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     exact, asked, error = Exact(), [], Noised.error
     means, noise = torch.randn(9, DIM), torch.randn(2, 9, DIM)

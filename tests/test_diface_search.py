@@ -21,7 +21,7 @@ from facetransport.companion.experiments import roles
 from facetransport.companion.profiles import Profile
 from facetransport.diffusion.statements import Reading
 from facetransport.evaluation import search
-from facetransport.evaluation.described import Faces
+from facetransport.evaluation.described import Faces, probable
 from facetransport.evaluation.search import DISTRACTOR, FRAME, Finder, distractors, enlarged, measure
 from facetransport.recognition.gallery import Gallery
 
@@ -154,7 +154,7 @@ class Reader:
             for word, (attribute, value) in self.KNOWN.items():
                 if word in re.findall(r"\w+", text.lower()):
                     row[attribute] = 1 - value if f"not a {word}" in text or f"no {word}" in text else value
-        return Reading(said, np.full(said.shape, 0.9, np.float32))
+        return Reading(said, np.full(said.shape, 0.9, np.float32), probable(said))
 
 
 def photograph(people: np.ndarray) -> np.ndarray:
@@ -201,6 +201,17 @@ def test_evidence_is_of_one_length_and_products_are_cosines() -> None:
     assert order.tolist() == np.argsort(-fits(beliefs)).tolist()
     extreme = search.evidence(np.array([[0.0] * 5, [1.0] * 5]))
     assert np.isfinite(extreme).all() and not search.asking(np.full((1, 5), -1)).any()
+
+
+def test_a_doubtful_statement_weighs_less() -> None:
+    finder, stated = small_finder(size=PEOPLE), probable(SAID[None])[0]
+    pd.testing.assert_frame_equal(finder.search(SAID, PEOPLE, stated=stated), finder.search(SAID, PEOPLE))
+    doubted = stated * np.where(np.arange(5) == 2, 0.3, 1)[:, None].astype(np.float32)
+    sure = search.DOUBT + (1 - 2 * search.DOUBT) * BELIEFS
+    expected = (sure[:, 0] * (1 - sure[:, 2]) ** 0.3 * sure[:, 4]) ** (1 / 2.3)
+    found = finder.search(SAID, PEOPLE, stated=doubted)
+    np.testing.assert_allclose(found["score"], expected[found["row"]], rtol=1e-5)
+    assert found["row"].tolist() == np.argsort(-expected).tolist()
 
 
 def test_strangers_are_believed_to_be_like_people_attribute_by_attribute(monkeypatch: pytest.MonkeyPatch) -> None:

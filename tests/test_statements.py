@@ -122,7 +122,8 @@ class Known:
             for word, (attribute, value) in self.means.items():
                 if word in grammar.words_of(text):
                     said[row, attribute] = value
-        return Reading(said, np.where(said == UNSAID, 1, self.sure).astype(np.float32))
+        stated = self.sure * (said[..., None] == (ABSENT, PRESENT)).astype(np.float32)
+        return Reading(said, np.where(said == UNSAID, 1, self.sure).astype(np.float32), stated)
 
 
 def test_words_that_training_does_not_hold_are_looked_up(encoder: TextEncoder) -> None:
@@ -165,11 +166,29 @@ def test_what_stands_there_counts_before_what_is_looked_up(encoder: TextEncoder)
     assert ThesaurusReader(Contrary(encoder)).read(["a dude"]).said[0, 0] == ABSENT  # type: ignore[arg-type]
 
 
+def test_what_is_looked_up_makes_a_statement_half_as_probable(encoder: TextEncoder) -> None:
+    """The text as it stands says nothing of the dude, with the word looked up it does; both count."""
+    read = ThesaurusReader(Known(encoder)).read(["a dude with glasses", "a man"])  # type: ignore[arg-type]
+    np.testing.assert_allclose(read.stated[:, :, 1], [[0.45, 0.9, 0], [0.9, 0, 0]])
+    assert not read.stated[:, :, 0].any()
+
+
+def test_the_network_says_how_probable_each_statement_is() -> None:
+    torch.manual_seed(0)
+    reader = NetworkReader(StatementReader(3, 16, 1).eval(), Letters(), NAMES)  # type: ignore[arg-type]
+    read = reader.read(["ab", "a", "cab"])
+    unsaid = 1 - read.stated.sum(2, keepdims=True)
+    every = np.concatenate([unsaid, read.stated], 2)
+    assert read.stated.dtype == np.float32 and np.array_equal(every.argmax(2) - 1, read.said)
+    np.testing.assert_allclose(every.max(2), read.confidence, atol=1e-6)
+
+
 def test_the_rule_takes_the_nearest_phrase(encoder: TextEncoder) -> None:
     reader = replace(ClauseReader.of(NAMES, encoder), enough=0.7)
     read = reader.read(["A man: no glasses, bald.", "somebody with spectacles", "a purple hat and a horse"])
     assert read.said.tolist() == [[PRESENT, ABSENT, PRESENT], [UNSAID, PRESENT, UNSAID], [UNSAID] * 3]
     assert (read.confidence[0] > 0.7).all() and (read.confidence[2] == 1).all()
+    assert read.stated[0].tolist() == [[0, 1], [1, 0], [0, 1]] and not read.stated[2].any()
     assert (replace(reader, enough=1.01).read(["A man: bald"]).said == UNSAID).all()
 
 
@@ -200,8 +219,11 @@ def test_readings_are_what_the_reader_makes_of_the_texts(smoke: Profile, smoke_s
     reader, faces = words.load_reader(smoke, smoke_store, how), diface.load_faces(smoke, smoke_store, "gallery")
     said = diface_study.told(faces, diface.describer_of(smoke.diface), 1)[0]
     assert reader.names == faces.names
-    fresh = reader.read(words.texts_of(said, faces.names, "held_out_words", 0)).said
-    np.testing.assert_array_equal(kept["gallery"][0], fresh)
+    read = reader.read(words.texts_of(said, faces.names, "held_out_words", 0))
+    fresh = read.said
+    np.testing.assert_array_equal(kept["gallery"][0].said, fresh)
+    np.testing.assert_allclose(kept["gallery"][0].stated, read.stated, atol=words.DOUBT)
+    assert np.abs(kept["gallery"][0].stated - read.stated).mean() < 0.004
     sets = smoke.evaluation.pair_sets if how == words.READERS[0] else 1
     assert len(kept["gallery"]) == sets and ("val" in kept) == (how != "clauses")
     assert how != "clauses" or {UNSAID, ABSENT, PRESENT} == set(np.unique(fresh))

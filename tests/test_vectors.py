@@ -152,6 +152,17 @@ def test_statements_add_their_evidence() -> None:
     assert first.std() > 0.1
 
 
+def test_what_may_have_been_said_counts_as_much_as_it_is_probable() -> None:
+    """The mean over eight readings, each with its probability, of three statements that are made or not."""
+    words, each = randomised(TokenSum(6, 10), 0.5), torch.randn(3, 1, 6)
+    probable, made = torch.tensor([0.2, 0.5, 1.0]), torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+    weight = torch.where(made > 0, probable, 1 - probable).prod(1)
+    sums = words(tokens := made[:, :, None] * each[:, 0], tokens)
+    torch.testing.assert_close(words.expected(each, probable[None])[0], weight @ sums, **CLOSE)
+    network = randomised(Described(6, 3, 12, 2))
+    torch.testing.assert_close(network(network.words(tokens, tokens)), network(tokens), **CLOSE)
+
+
 def test_vectors_from_descriptions_do_not_depend_on_order_and_padding() -> None:
     network, (_, _, tokens) = randomised(Described(6, 3, 12, 2)), inputs()
     out = network(tokens)

@@ -18,7 +18,7 @@ from facetransport.companion.profiles import Profile
 from facetransport.devices import device
 from facetransport.evaluation.benchmark import load_result
 from facetransport.evaluation.described import Faces, Matcher, another
-from facetransport.evaluation.descriptions import Match, identify_descriptions
+from facetransport.evaluation.descriptions import Matched, identify_descriptions
 from facetransport.evaluation.pairs import PairSet, auc, embed_pairs, verify_set
 from facetransport.evaluation.statistics import Estimate
 from facetransport.recognition.iresnet import IResNetRecogniser, from_state_dict
@@ -113,7 +113,7 @@ def _word_matchers(profile: Profile, store: Store) -> dict[str, Matcher]:
 
 
 def _described(
-    profile: Profile, faces: Mapping[str, Faces], found: Mapping[str, Sequence[Match]]
+    profile: Profile, faces: Mapping[str, Faces], found: Mapping[str, Sequence[Matched]]
 ) -> Iterator[dict[str, object]]:
     val, test = faces["val"], faces["gallery"]
     for impostors in ("random", "hard"):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from facetransport.diffusion.text import LAYERS, TextEncoder
 from facetransport.training import Loss
 from facetransport.world import grammar, thesaurus
-from facetransport.world.captions import UNSAID
+from facetransport.world.captions import ABSENT, PRESENT, UNSAID
 from facetransport.world.clauses import clauses, plain
 
 TOGETHER = 16  # texts read at a time
@@ -61,11 +61,13 @@ class StatementReader(nn.Module):
 @dataclass(frozen=True)
 class Reading:
     """What was understood of texts. said: int8 (B, A) in {-1 unsaid, 0 said absent, 1 said present}; confidence:
-    float32 (B, A), how sure the reader is of it, 0..1. taken: for each text which of its words were looked up, and what
-    they were taken for; nothing of a reader that looks nothing up."""
+    float32 (B, A), how sure the reader is of it, 0..1. stated: float32 (B, A, 2), how probable it is that absence,
+    presence is said. taken: for each text which of its words were looked up, and what they were taken for; nothing of a
+    reader that looks nothing up."""
 
     said: np.ndarray
     confidence: np.ndarray
+    stated: np.ndarray
     taken: tuple[Mapping[str, str], ...] = ()
 
 
@@ -92,9 +94,10 @@ class NetworkReader:
         """As `Reader`; confidence is the network's probability."""
         parts = _of_one_length(_checked(texts), TOGETHER)
         found = torch.cat([self._logits([texts[i] for i in part]) for part in parts])
-        confidence, symbol = found.softmax(2).max(2)
         back = np.argsort(np.concatenate(parts))
-        return Reading((symbol.numpy() + UNSAID).astype(np.int8)[back], confidence.numpy()[back])
+        probable = found.softmax(2)[back]
+        confidence, symbol = probable.max(2)
+        return Reading((symbol.numpy() + UNSAID).astype(np.int8), confidence.numpy(), probable[..., 1:].numpy())
 
     @torch.inference_mode()
     def _logits(self, texts: Sequence[str]) -> Tensor:
@@ -108,7 +111,8 @@ class ThesaurusReader:
     WordNet (`facetransport.world.thesaurus`), to the one that changes its clause least (MiniLM's cosine), in their
     usual meaning or, where that leaves the clause ``ALIKE``, in another: a chap is a lad, a dog is not. What the text
     as it stands says counts first; what only the other says, where the reader is ``SURE`` of it. Words that matter are
-    looked up: of "sporting a beard" the reader understands the same without the first.
+    looked up: of "sporting a beard" the reader understands the same without the first. How probable a statement is, is
+    the mean of both texts.
     """
 
     reader: NetworkReader
@@ -120,14 +124,15 @@ class ThesaurusReader:
     def read(self, texts: Sequence[str]) -> Reading:
         """As `Reader`."""
         first, taken = self.reader.read(texts), self._look_up(texts)
-        said, confidence = first.said.copy(), first.confidence.copy()
+        said, confidence, stated = first.said.copy(), first.confidence.copy(), first.stated.copy()
         rows = [i for i, others in enumerate(taken) if others]
         if rows:
             again = self.reader.read([_exchanged(texts[i], taken[i]) for i in rows])
             more = (said[rows] == UNSAID) & (again.said != UNSAID) & (again.confidence >= SURE)
             said[rows] = np.where(more, again.said, said[rows])
             confidence[rows] = np.where(more, again.confidence, confidence[rows])
-        return Reading(said, confidence, tuple(taken))
+            stated[rows] = (stated[rows] + again.stated) / 2
+        return Reading(said, confidence, stated, tuple(taken))
 
     def _look_up(self, texts: Sequence[str]) -> list[dict[str, str]]:
         """For each text its words that have neighbours, and which of these takes their place."""
@@ -203,7 +208,9 @@ class ClauseReader:
     def read(self, texts: Sequence[str]) -> Reading:
         """As `Reader`; confidence is the cosine, and 1 for what is unsaid."""
         read = [self._read(text) for text in _checked(texts)]
-        return Reading(np.stack([said for said, _ in read]), np.stack([sure for _, sure in read]))
+        said = np.stack([said for said, _ in read])
+        certain = (said[..., None] == (ABSENT, PRESENT)).astype(np.float32)  # a rule has no doubts
+        return Reading(said, np.stack([sure for _, sure in read]), certain)
 
     def _read(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         said, sure = np.full(len(self.names), UNSAID, np.int8), np.ones(len(self.names), np.float32)

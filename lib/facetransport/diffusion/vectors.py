@@ -57,14 +57,20 @@ class TokenSum(nn.Module):
         self.each, self.total = nn.Sequential(nn.Linear(token_dim, width), nn.SiLU()), nn.Linear(width, width)
 
     def forward(self, tokens: Tensor | None, like: Tensor) -> Tensor:
-        if tokens is None:
-            return self.total(like.new_zeros(len(like), self.width))
+        return self.total(like.new_zeros(len(like), self.width) if tokens is None else self._summed(tokens))
+
+    def expected(self, statements: Tensor, weights: Tensor) -> Tensor:
+        """(B, width), of descriptions of which it is only known how probable each of S statements is, weights (B, S):
+        the mean of ``forward`` over what may have been said; statements: the tokens of each alone, (S, L, e)."""
+        return self.total(weights @ self._summed(statements))
+
+    def _summed(self, tokens: Tensor) -> Tensor:
         present = tokens.abs().amax(2, keepdim=True) > 0
-        return self.total((self.each(tokens) * present).sum(1) / TYPICAL**0.5)
+        return (self.each(tokens) * present).sum(1) / TYPICAL**0.5
 
 
 class Described(nn.Module):
-    """Vectors from descriptions: tokens (B, L, e) -> (B, out), by residual blocks on the sum of statements."""
+    """Vectors from descriptions: tokens (B, L, e), or their sum (B, width) -> (B, out), by residual blocks."""
 
     def __init__(self, token_dim: int, out: int, width: int, depth: int) -> None:
         super().__init__()
@@ -73,7 +79,7 @@ class Described(nn.Module):
         self.out = nn.Linear(width, out)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        h = self.words(tokens, tokens)
+        h = tokens if tokens.ndim == 2 else self.words(tokens, tokens)
         for block in self.blocks:
             h = block(h)
         return self.out(F.layer_norm(h, h.shape[-1:]))
@@ -181,8 +187,13 @@ class VectorDenoiser(nn.Module):
 
     def prompt(self, tokens: Tensor) -> Tensor:
         """tokens (B, L, e) -> what ``forward`` takes in their place and need not compute again at every step: their sum
-        (B, width); for the U-Net the tokens themselves."""
-        return self.body.words(tokens, tokens) if isinstance(self.body, MLPBody) else tokens
+        (B, width), which it may be already; for the U-Net the tokens themselves."""
+        return tokens if self.words is None or tokens.ndim == 2 else self.words(tokens, tokens)
+
+    @property
+    def words(self) -> TokenSum | None:
+        """What takes in the tokens; None for the U-Net, which attends to them."""
+        return self.body.words if isinstance(self.body, MLPBody) else None
 
     def forward(self, z: Tensor, t: Tensor, tokens: Tensor | None = None) -> Tensor:
         v = self.body(z, t, tokens)

@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from facetransport.devices import device
 from facetransport.diffusion.text import TextEncoder, WordEncoder, minilm_folder
-from facetransport.evaluation.descriptions import Match
+from facetransport.diffusion.vectors import TokenSum
+from facetransport.evaluation.descriptions import Matched
 from facetransport.evaluation.statistics import Estimate, bootstrap
 from facetransport.world import captions, grammar
 from facetransport.world.captions import Describer
@@ -87,7 +88,9 @@ def features_of(faces: Faces) -> Tensor:
 
 
 Said = np.ndarray | Sequence[str]
-"""Descriptions: statements, int8 (B, A) (`captions.UNSAID`, ``ABSENT``, ``PRESENT``), or, for tau "captions", texts."""
+"""Descriptions: statements, int8 (B, A) (`captions.UNSAID`, ``ABSENT``, ``PRESENT``); or, where the reader has doubts,
+how probable they are, float (B, A, 2): that an attribute is said to be absent, to be present; or, for tau "captions",
+texts."""
 
 
 class Tokeniser(Protocol):
@@ -209,6 +212,44 @@ def statements(said: Said, attributes: int) -> np.ndarray:
     return said
 
 
+def heard(network: nn.Module, tau: Tau, said: Said, names: tuple[str, ...], seed: int) -> Tensor:
+    """What a network takes in of descriptions: tokens (B, L, e). Of statements that are only probable, the mean, over
+    what may have been said, of the sum that its ``words`` make of them, (B, width); one without, such as the U-Net, is
+    told the likeliest."""
+    words: TokenSum | None = getattr(network, "words", None)
+    read, rng = tau.of(names), np.random.default_rng(seed)
+    if not in_doubt(said):
+        return read(said, rng)
+    weights = torch.from_numpy(probable(np.asarray(said))).flatten(1)
+    if words is None:
+        return read(likeliest(np.asarray(said)), rng)
+    where = words.total.weight.device
+    with torch.inference_mode():
+        return words.expected(read(_each_alone(len(names)), rng).to(where), weights.to(where))
+
+
+def _each_alone(attributes: int) -> np.ndarray:
+    """int8 (2 A, A): every statement that can be made, absent before present, and nothing else."""
+    values = np.tile([[captions.ABSENT], [captions.PRESENT]], (attributes, 1))
+    return np.where(np.repeat(np.eye(attributes, dtype=bool), 2, 0), values, captions.UNSAID).astype(np.int8)
+
+
+def in_doubt(said: Said) -> bool:
+    """Whether statements are only probable, (B, A, 2)."""
+    return isinstance(said, np.ndarray) and said.ndim == 3
+
+
+def probable(said: np.ndarray) -> np.ndarray:
+    """float32 (B, A, 2): how probable each statement is, absent before present; of said int (B, A), 0 or 1."""
+    return np.asarray(said if in_doubt(said) else said[..., None] == (captions.ABSENT, captions.PRESENT), np.float32)
+
+
+def likeliest(stated: np.ndarray) -> np.ndarray:
+    """int8 (B, A): of statements that are only probable, float (B, A, 2), what is most probable of each attribute."""
+    unsaid = 1 - stated.sum(2, keepdims=True)
+    return (np.concatenate([unsaid, stated], 2).argmax(2) + captions.UNSAID).astype(np.int8)
+
+
 @cache
 def text_encoder() -> TextEncoder:
     """The frozen MiniLM of this process."""
@@ -281,6 +322,6 @@ def _share(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> np.ndarr
 class Matcher(Protocol):
     """Whatever scores descriptions against faces: DiFace, the baselines, the Bayes bound."""
 
-    def match(self, said: Said, faces: Faces, seed: int) -> Match:
+    def match(self, said: Said, faces: Faces, seed: int) -> Matched:
         """Scores of Q descriptions, as they were understood, against all faces."""
         ...

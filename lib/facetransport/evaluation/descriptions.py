@@ -77,6 +77,32 @@ class Match:
         return np.round(queries @ images.T - self.offset[caption_rows, None], DECIMALS)
 
 
+@dataclass(frozen=True)
+class MixtureMatch:
+    """Captions of which it is only known how probable each statement is: score(q, n) = sum_a log sum_k stated[q, a, k]
+    ratio[n, a, k], rounded to ``DECIMALS``: the mean, over what may have been said, of its likelihood ratio.
+
+    stated: float (N, A, 3), unsaid, said absent, said present; ratio: float (M, A, 3), P(k | image) / P(k).
+    """
+
+    stated: np.ndarray
+    ratio: np.ndarray
+
+    def pairs(self, caption_rows: np.ndarray, image_rows: np.ndarray) -> np.ndarray:
+        """As `Match`."""
+        means = np.einsum("pak,pak->pa", self.stated[caption_rows], self.ratio[image_rows])
+        return np.round(np.log(means).sum(1), DECIMALS)
+
+    def block(self, caption_rows: np.ndarray, image_rows: np.ndarray) -> np.ndarray:
+        """As `Match`; a caption at a time, which bounds memory."""
+        ratio = self.ratio[image_rows]
+        logs = [np.log(np.einsum("ak,mak->ma", self.stated[row], ratio)).sum(1) for row in caption_rows]
+        return np.round(np.stack(logs), DECIMALS)
+
+
+Matched = Match | MixtureMatch
+
+
 def cosine_match(queries: np.ndarray, gallery: np.ndarray) -> Match:
     """Cosines of unit vectors (N, D) and (M, D), as every method in the recogniser's space has them."""
     return Match(check_embeddings(queries), check_embeddings(gallery), np.zeros(len(queries)))
@@ -306,7 +332,7 @@ def gain_fraction(method: DescriptionVerification, bound: DescriptionVerificatio
 
 
 def identify_descriptions(
-    match: Match,
+    match: Matched,
     caption_rows: np.ndarray,
     image_rows: np.ndarray,
     size: int,
@@ -341,7 +367,7 @@ def identify_descriptions(
 
 
 def partition_places(
-    match: Match, captions: np.ndarray, images: np.ndarray, size: int, rng: np.random.Generator
+    match: Matched, captions: np.ndarray, images: np.ndarray, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """int64 (P,) each: how many images are better than a person's own in its gallery, and how many others tie."""
     order = rng.permutation(len(captions))
@@ -353,7 +379,7 @@ def partition_places(
     return better, ties
 
 
-def places(match: Match, captions: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def places(match: Matched, captions: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """int64 (Q,) each: how many images are better than, or tie with, a caption's own, which is images[q]."""
     better, ties = np.empty(len(captions), np.int64), np.empty(len(captions), np.int64)
     for start, part in chunks(captions, len(images)):
@@ -411,10 +437,11 @@ def attribute_match(
     probabilities: np.ndarray,
     prior: np.ndarray,
     persistence: np.ndarray | None = None,
-) -> Match:
+) -> Matched:
     """The same ratio by naive Bayes for images of which a classifier only believes the attributes.
 
-    probabilities: float (M, A), of presence, in 0..1. prior: float (A,), share of people who have the attribute.
+    probabilities: float (M, A), of presence, in 0..1. prior: float (A,), share of people who have the attribute. said
+    may be float (N, A, 2), how probable it is that absence, presence is stated (`MixtureMatch`).
     """
     probabilities, prior = np.asarray(probabilities, np.float64), np.asarray(prior, np.float64)
     if probabilities.ndim != 2 or prior.shape != probabilities.shape[1:]:
@@ -422,8 +449,13 @@ def attribute_match(
     for name, values in (("probabilities", probabilities), ("prior", prior)):
         if not ((values >= 0) & (values <= 1)).all():
             raise ValueError(f"{name}: expected values in 0..1, got {values.min()} to {values.max()}")
-    queries, symbols = one_hot(check_said(said, len(prior))), symbol_logs(describer, persistence, len(prior))
-    return Match(queries, mixed(symbols, probabilities), queries @ mixed(symbols, prior[None])[0])
+    symbols = symbol_logs(describer, persistence, len(prior))
+    logs, anybody = mixed(symbols, probabilities), mixed(symbols, prior[None])[0]
+    if np.ndim(said) == 3:
+        ratio = np.exp(logs - anybody).reshape(len(logs), -1, 3)
+        return MixtureMatch(with_unsaid(said, len(prior)), ratio)
+    queries = one_hot(check_said(said, len(prior)))
+    return Match(queries, logs, queries @ anybody)
 
 
 def symbol_logs(describer: Describer, persistence: np.ndarray | None, attributes: int) -> np.ndarray:
@@ -476,6 +508,16 @@ def check_said(said: np.ndarray, attributes: int) -> np.ndarray:
     if said.ndim != 2 or said.shape[1] != attributes or not np.isin(said, (UNSAID, ABSENT, PRESENT)).all():
         raise ValueError(f"said: expected (N, {attributes}) of -1, 0, 1, got {said.dtype} {said.shape}")
     return said.astype(np.int64)
+
+
+def with_unsaid(stated: np.ndarray, attributes: int) -> np.ndarray:
+    """float64 (N, A, 3): how probable it is that an attribute is left unsaid, said to be absent, to be present, of the
+    last two, (N, A, 2); ValueError where these are no probabilities."""
+    stated = np.asarray(stated, np.float64)
+    unsaid = 1 - stated.sum(2, keepdims=True)
+    if stated.shape[1:] != (attributes, 2) or not (stated >= 0).all() or not (unsaid > -1e-3).all():
+        raise ValueError(f"said: expected probabilities (N, {attributes}, 2) of sum 1 at most, got {stated.shape}")
+    return np.concatenate([np.maximum(unsaid, 0), stated], 2)
 
 
 def check_attributes(attributes: np.ndarray, name: str) -> np.ndarray:

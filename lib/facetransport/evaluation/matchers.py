@@ -28,8 +28,8 @@ from facetransport.devices import device
 from facetransport.diffusion.sampling import device_of, initial_noise, sample_seeds
 from facetransport.diffusion.schedule import Schedule, add_noise
 from facetransport.diffusion.vectors import Described, MultiLayer, VectorDenoiser, prompts_of
-from facetransport.evaluation.described import Faces, People, Said, Say, Tau, features_of, statements
-from facetransport.evaluation.descriptions import Match, attribute_match, bayes_match, cosine_match
+from facetransport.evaluation.described import Faces, People, Said, Say, Tau, features_of, heard, statements
+from facetransport.evaluation.descriptions import Match, Matched, attribute_match, bayes_match, cosine_match
 from facetransport.training import Loss, pick, resident
 from facetransport.world.captions import Describer
 
@@ -46,7 +46,7 @@ class Regression:
     tau: Tau
 
     def match(self, said: Said, faces: Faces, seed: int) -> Match:
-        tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
+        tokens = heard(self.network, self.tau, said, faces.names, seed)
         return cosine_match(_unit(self.network, tokens), faces.embeddings)
 
 
@@ -59,7 +59,7 @@ class Contrastive:
     tau: Tau
 
     def match(self, said: Said, faces: Faces, seed: int) -> Match:
-        tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
+        tokens = heard(self.words, self.tau, said, faces.names, seed)
         return cosine_match(_unit(self.words, tokens), _unit(self.images, features_of(faces)))
 
 
@@ -72,9 +72,8 @@ class Classifier:
     persistence: np.ndarray  # (A, 2)
     describer: Describer
 
-    def match(self, said: Said, faces: Faces, seed: int) -> Match:
-        told = statements(said, len(faces.names))
-        return attribute_match(self.describer, told, self.present(faces), self.prior, self.persistence)
+    def match(self, said: Said, faces: Faces, seed: int) -> Matched:
+        return attribute_match(self.describer, np.asarray(said), self.present(faces), self.prior, self.persistence)
 
     @torch.inference_mode()
     def present(self, faces: Faces) -> np.ndarray:
@@ -92,8 +91,8 @@ class Seen:
     population: People
     describer: Describer
 
-    def match(self, said: Said, faces: Faces, seed: int) -> Match:
-        known, told = self.population, statements(said, len(faces.names))
+    def match(self, said: Said, faces: Faces, seed: int) -> Matched:
+        known, told = self.population, np.asarray(said)
         return attribute_match(self.describer, told, self.present, known.attributes.mean(0), known.persistence)
 
 
@@ -160,7 +159,7 @@ class Likelihood:
 
     def match(self, said: Said, faces: Faces, seed: int) -> LikelihoodMatch:
         """Noise of face n depends on (seed, n) only. What was once computed for these faces and this seed is kept."""
-        tokens = self.tau.of(faces.names)(said, np.random.default_rng(seed))
+        tokens = heard(self.denoiser, self.tau, said, faces.names, seed)
         return LikelihoodMatch(self._seen(faces, seed), prompts_of(self.denoiser, tokens))
 
     @cached_property

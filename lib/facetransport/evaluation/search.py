@@ -1,8 +1,8 @@
 """Search by words: type a description, see who of a gallery fits it best.
 
-    said                                     the statements of the description            `understand`
+    w_a                                      how probable it is that a is stated          `understand`
     b_na = P(statement a holds of n)         what a network believes of a photograph      `Finder.beliefs`
-    s_n = (prod_a b_na)^(1 / statements)     how well it fits                             `Finder.search`
+    s_n = (prod_a b_na^w_a)^(1 / sum w)      how well it fits                             `Finder.search`
 
 What is not said counts for nothing: somebody who searches says what matters, unlike the describer of
 `facetransport.world.captions`, who mentions most of what there is. A product is an inner product of logarithms, which
@@ -27,11 +27,11 @@ import numpy as np
 import pandas as pd
 
 from facetransport.diffusion.statements import Reader
-from facetransport.evaluation.described import Faces
+from facetransport.evaluation.described import Faces, probable
 from facetransport.recognition.gallery import CHUNK, KINDS, Gallery, recall
 from facetransport.recognition.recogniser import check_embeddings
 from facetransport.world import grammar
-from facetransport.world.captions import ABSENT, PRESENT, UNSAID
+from facetransport.world.captions import PRESENT, UNSAID
 from facetransport.world.clauses import clauses
 
 DISTRACTOR = -1  # the label of a vector that is nobody's
@@ -47,11 +47,13 @@ QUERIES = Path(__file__).with_name("queries.csv")
 @dataclass(frozen=True)
 class Understood:
     """What was understood of a description. said: int8 (A,) in {-1, 0, 1}; confidence: float32 (A,), of the reader;
-    names: of the A attributes; missed: the clauses that say nothing the reader knows; new: words that no text of its
-    training held; taken: for which words it took some of these."""
+    stated: float32 (A, 2), how probable it is that absence, presence is said; names: of the A attributes; missed: the
+    clauses that say nothing the reader knows; new: words that no text of its training held; taken: for which words it
+    took some of these."""
 
     said: np.ndarray
     confidence: np.ndarray
+    stated: np.ndarray
     names: tuple[str, ...]
     missed: tuple[str, ...]
     new: tuple[str, ...]
@@ -88,7 +90,8 @@ def understand(reader: Reader, description: str) -> Understood:
         )
     missed = tuple(part for part, alone in zip(parts, read.said[1:], strict=True) if (alone == UNSAID).all())
     new = tuple(word for word in dict.fromkeys(grammar.words_of(description)) if word not in grammar.vocabulary())
-    return Understood(said, read.confidence[0], reader.names, missed, new, read.taken[0] if read.taken else {})
+    taken = read.taken[0] if read.taken else {}
+    return Understood(said, read.confidence[0], read.stated[0], reader.names, missed, new, taken)
 
 
 def in_words(attributes: np.ndarray, names: Sequence[str]) -> str:
@@ -182,10 +185,11 @@ def _longest(attributes: int) -> float:
 
 
 def asking(said: np.ndarray) -> np.ndarray:
-    """float32 (Q, 2 A + 1), unit norm: what is looked for in `evidence`, of said int (Q, A); zeros where nothing is."""
-    stated = (said[:, :, None] == (ABSENT, PRESENT)).reshape(len(said), -1).astype(np.float32)
-    stated /= np.maximum(stated.sum(1, keepdims=True), 1) ** 0.5
-    return np.pad(stated, ((0, 0), (0, 1)))
+    """float32 (Q, 2 A + 1), unit norm: what is looked for in `evidence`, of said int (Q, A) or how probable statements
+    are, float (Q, A, 2); zeros where nothing is."""
+    weights = probable(said).reshape(len(said), -1)
+    length = np.linalg.norm(weights, axis=1, keepdims=True)
+    return np.pad(weights / np.where(length > 0, length, 1), ((0, 0), (0, 1)))
 
 
 def crowd(beliefs: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -230,24 +234,29 @@ class Finder:
         Raises ValueError for what states nothing and for a k that is not in 1..size.
         """
         understood = understand(self.reader, description)
-        return understood, self.search(understood.said, k, nprobe)
+        return understood, self.search(understood.said, k, nprobe, understood.stated)
 
-    def search(self, said: np.ndarray, k: int = 10, nprobe: int = 256) -> pd.DataFrame:
-        """The k faces that statements, said int (A,), fit best, best first.
+    def search(
+        self, said: np.ndarray, k: int = 10, nprobe: int = 256, stated: np.ndarray | None = None
+    ) -> pd.DataFrame:
+        """The k faces that statements, said int (A,), fit best, best first; stated: float (A, 2), how probable it is
+        that absence, presence is stated, by default certain: what counts, and how much.
 
         Columns: rank from 1; row of the gallery; person (identity, or DISTRACTOR); score, the geometric mean of how
-        probable each statement is; holds, each statement with that probability; known, what is true of the photograph
-        in words. nprobe: cells read by the ivf kinds, which may find fewer than k.
+        probable it is that each statement holds, weighted by how probable it is that it was made; holds, each statement
+        with how probable it is; known, what is true of the photograph in words. nprobe: cells read by the ivf kinds,
+        which may find fewer than k.
         """
-        cosines, rows = self.gallery.search(asking(said[None]), k, nprobe)
+        weights = probable(said[None] if stated is None else stated[None])
+        cosines, rows = self.gallery.search(asking(weights), k, nprobe)
         found, cosine = rows[0][rows[0] >= 0], cosines[0][rows[0] >= 0]
-        stated = max(1, (said != UNSAID).sum())
+        length, whole = np.linalg.norm(weights), max(weights.sum(), 1e-6)
         return pd.DataFrame(
             {
                 "rank": np.arange(len(found)) + 1,
                 "row": found,
                 "person": self.gallery.labels[found],
-                "score": np.exp(cosine * _longest(len(said)) / stated**0.5),
+                "score": np.exp(cosine * _longest(len(said)) * length / whole),
                 "holds": [self._holds(row, said) for row in found],
                 "known": [self._known(row) for row in found],
             }

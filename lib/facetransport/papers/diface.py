@@ -26,7 +26,7 @@ from facetransport.diffusion.guidance import classifier_free
 from facetransport.diffusion.sampling import device_of, sample, sample_seeds
 from facetransport.diffusion.schedule import Schedule, abar_on, add_noise, uniform_timesteps
 from facetransport.diffusion.vectors import MultiLayer, VectorDenoiser, prompts_of
-from facetransport.evaluation.described import Faces, Said, Say, Tau, scaled
+from facetransport.evaluation.described import Faces, Said, Say, Tau, heard, scaled
 from facetransport.evaluation.descriptions import Match, cosine_match
 from facetransport.evaluation.matchers import CHUNK, info_nce
 from facetransport.training import Loss, pick
@@ -161,7 +161,7 @@ def match_all(models: Mapping[str, Model], said: Said, faces: Faces, seed: int) 
     one, *_ = models.values()
     if len({(id(m.denoiser), replace(m.settings, refine_gallery=False)) for m in models.values()}) > 1:
         raise ValueError(f"models: expected one denoiser, asked in one way, got several in {', '.join(models)}")
-    rough = one.rough(one.settings.tau.of(faces.names)(said, np.random.default_rng(seed)), seed)
+    rough = one.rough(heard(one.denoiser, one.settings.tau, said, faces.names, seed), seed)
     return {
         name: cosine_match(model.refine(rough).cpu().numpy(), model.gallery(faces.embeddings))
         for name, model in models.items()

@@ -41,6 +41,7 @@ from facetransport.evaluation.described import Faces, Matcher, Said, captions_fr
 from facetransport.evaluation.descriptions import (
     DescriptionVerification,
     Match,
+    Matched,
     Scores,
     draw_pairs,
     verify_descriptions,
@@ -69,7 +70,7 @@ def told_to(section: DiFace, faces: Faces, describer: Describer, sets: int) -> S
     return [captions_from(faces)] * sets if section.tokens == "captions" else told(faces, describer, sets)
 
 
-def matches(matcher: Matcher, faces: Faces, understood: Sequence[Said]) -> list[Match]:
+def matches(matcher: Matcher, faces: Faces, understood: Sequence[Said]) -> list[Matched]:
     """Sets of descriptions of all faces, each as it was understood (`told`, or `words.load_readings`), against all."""
     return [matcher.match(said, faces, seed) for seed, said in enumerate(understood)]
 

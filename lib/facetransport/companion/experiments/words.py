@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from facetransport.companion.artifacts import Recipe, Store
 from facetransport.companion.experiments.diface import (
@@ -30,19 +30,29 @@ from facetransport.diffusion.statements import (
     ClauseReader,
     NetworkReader,
     Reader,
+    Reading,
     StatementReader,
     ThesaurusReader,
     statement_loss,
 )
 from facetransport.evaluation.described import captions_of, text_encoder
-from facetransport.tensors import read_model, save_model, seeded
+from facetransport.tensors import read_model, seeded
 from facetransport.training import TrainingConfig
 from facetransport.world import captions, grammar, thesaurus
 
-READINGS = "readings.safetensors"
+READINGS = "readings.npz"  # compressed: few statements of many are made
+DOUBT = 0.02  # of a probability: what differs less from 0 or 1 counts as that
 ROLES = ("val", "gallery")
 Kind = Literal["thesaurus", "network", "clauses"]
 READERS: tuple[Kind, ...] = ("thesaurus", "network", "clauses")  # the first is used, the others are compared with it
+
+
+class Heard(NamedTuple):
+    """What was understood of texts: said int8 (N, A); stated float32 (N, A, 2), how probable it is that absence,
+    presence is said, to 1/255."""
+
+    said: np.ndarray
+    stated: np.ndarray
 
 
 def reader_recipe(profile: Profile) -> Recipe:
@@ -118,19 +128,18 @@ def readings_recipe(profile: Profile, words: str, kind: Kind = READERS[0]) -> Re
 def _reads_by(kind: Kind) -> dict[str, Any]:
     """What else than its network a reader's answers depend on."""
     if kind == "thesaurus":
-        return {"sure": SURE, "alike": ALIKE, "thesaurus": _digest(thesaurus.FILE)}
-    return {"enough": ENOUGH} if kind == "clauses" else {}
+        return {"sure": SURE, "alike": ALIKE, "thesaurus": _digest(thesaurus.FILE), "doubt": DOUBT}
+    return {"doubt": DOUBT} | ({"enough": ENOUGH} if kind == "clauses" else {})
 
 
 def _digest(file: Path) -> str:
     return sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def load_readings(profile: Profile, store: Store, words: str, kind: Kind = READERS[0]) -> dict[str, list[np.ndarray]]:
-    """By role, what was understood of each set of texts, int8 (N, A) each; what was said is `captions_of`."""
-    tensors = read_model(store.get(readings_recipe(profile, words, kind)) / READINGS)[0]
-    names = len(grammar.known_names())
-    return {role: [_unpacked(part, names) for part in packed.numpy()] for role, packed in tensors.items()}
+def load_readings(profile: Profile, store: Store, words: str, kind: Kind = READERS[0]) -> dict[str, list[Heard]]:
+    """By role, what was understood of each set of texts; what was said is `captions_of`."""
+    with np.load(store.get(readings_recipe(profile, words, kind)) / READINGS) as kept:
+        return {role: _unpacked(kept, role) for role in ROLES if role in kept}
 
 
 def sentences_recipe(profile: Profile, kind: Kind) -> Recipe:
@@ -140,10 +149,10 @@ def sentences_recipe(profile: Profile, kind: Kind) -> Recipe:
     return Recipe("diface.sentences", config, partial(_make_sentences, kind), upstream=(upstream,), label=kind)
 
 
-def load_sentences(profile: Profile, store: Store, kind: Kind) -> np.ndarray:
-    """int8 (40, A): what was understood of the sentences about ORL's people."""
-    packed = read_model(store.get(sentences_recipe(profile, kind)) / READINGS)[0]["orl"].numpy()
-    return _unpacked(packed, len(grammar.known_names()))
+def load_sentences(profile: Profile, store: Store, kind: Kind) -> Heard:
+    """What was understood of the sentences about ORL's 40 people."""
+    with np.load(store.get(sentences_recipe(profile, kind)) / READINGS) as kept:
+        return _unpacked(kept, "orl")[0]
 
 
 def texts_of(said: np.ndarray, names: tuple[str, ...], words: str, seed: int) -> list[str]:
@@ -157,12 +166,11 @@ def _make_readings(
     everyone = [read_faces(path) for path in upstream[:2]]
     names = everyone[0].names
     reader = _reader(kind, read_reader(upstream[2])) if upstream[2:] else ClauseReader.of(names, text_encoder())
-    by_role, found = dict(zip(ROLES, everyone, strict=True)), {}
+    by_role, found = dict(zip(ROLES, everyone, strict=True)), dict[str, np.ndarray]()
     for role, number in sets.items():
         told = (captions_of(by_role[role], describer_of(section), seed) for seed in range(number))
-        read = [reader.read(texts_of(said, names, words, seed)).said for seed, said in enumerate(told)]
-        found[role] = torch.from_numpy(np.stack([_packed(said) for said in read]))
-    save_model(folder / READINGS, found, names=names)
+        found |= _packed(role, [reader.read(texts_of(said, names, words, seed)) for seed, said in enumerate(told)])
+    np.savez_compressed(folder / READINGS, allow_pickle=False, **found)
 
 
 def _make_sentences(kind: Kind, folder: Path, upstream: tuple[Path, ...]) -> None:
@@ -170,15 +178,30 @@ def _make_sentences(kind: Kind, folder: Path, upstream: tuple[Path, ...]) -> Non
         reader: Reader = ClauseReader.of(read_population(upstream[0]).names, text_encoder())
     else:
         reader = _reader(kind, read_reader(upstream[0]))
-    said = reader.read(orl.sentences()).said
-    save_model(folder / READINGS, {"orl": torch.from_numpy(_packed(said))}, names=reader.names)
+    np.savez_compressed(folder / READINGS, allow_pickle=False, **_packed("orl", [reader.read(orl.sentences())]))
 
 
-def _packed(said: np.ndarray) -> np.ndarray:
-    """uint8 (2, N, A / 8): which attributes are said, and which of them to be present."""
-    return np.stack([np.packbits(said == symbol, axis=1) for symbol in (captions.ABSENT, captions.PRESENT)])
+def _packed(role: str, read: Sequence[Reading | Heard]) -> dict[str, np.ndarray]:
+    """uint8. role: (sets, 2, N, A / 8), which attributes are said to be absent, present. Where the reader is in DOUBT,
+    text after text: counts (sets, N), of each text; places and values, of the statements and how probable they are."""
+    said, stated = np.stack([each.said for each in read]), np.stack([each.stated for each in read])
+    certain = said[..., None] == (captions.ABSENT, captions.PRESENT)
+    doubts = (np.abs(stated - certain) >= DOUBT).reshape(*said.shape[:2], -1)
+    found = {
+        role: np.packbits(np.moveaxis(certain, 3, 1), axis=3),
+        f"{role}.counts": doubts.sum(2),
+        f"{role}.places": np.nonzero(doubts)[2],
+        f"{role}.values": np.round(255 * stated.reshape(doubts.shape)[doubts]),
+    }
+    return {name: array.astype(np.uint8) for name, array in found.items()}
 
 
-def _unpacked(packed: np.ndarray, names: int) -> np.ndarray:
-    absent, present = (np.unpackbits(part, axis=1, count=names).astype(np.int8) for part in packed)
-    return present - (1 - present - absent)
+def _unpacked(kept: Mapping[str, np.ndarray], role: str) -> list[Heard]:
+    names = len(grammar.known_names())
+    certain = np.moveaxis(np.unpackbits(kept[role], axis=3, count=names), 1, 3)  # (sets, N, A, 2)
+    stated = np.ascontiguousarray(certain, np.float32)
+    counts, places, values = (kept[f"{role}.{part}"] for part in ("counts", "places", "values"))
+    flat = stated.reshape(counts.size, -1)
+    flat[np.repeat(np.arange(counts.size), counts.ravel()), places] = values / np.float32(255)
+    said = np.where(certain.any(3), certain[..., 1], captions.UNSAID).astype(np.int8)
+    return [Heard(*each) for each in zip(said, stated, strict=True)]
