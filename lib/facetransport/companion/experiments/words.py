@@ -41,7 +41,7 @@ from facetransport.training import TrainingConfig
 from facetransport.world import captions, grammar, thesaurus
 
 READINGS = "readings.npz"  # compressed: few statements of many are made
-DOUBT = 0.02  # of a probability: what differs less from 0 or 1 counts as that
+DOUBT = 0.03  # of a probability: what differs less from 0 or 1 counts as that
 ROLES = ("val", "gallery")
 Kind = Literal["thesaurus", "network", "clauses"]
 READERS: tuple[Kind, ...] = ("thesaurus", "network", "clauses")  # the first is used, the others are compared with it
@@ -49,7 +49,7 @@ READERS: tuple[Kind, ...] = ("thesaurus", "network", "clauses")  # the first is 
 
 class Heard(NamedTuple):
     """What was understood of texts: said int8 (N, A); stated float32 (N, A, 2), how probable it is that absence,
-    presence is said, to 1/255."""
+    presence is said, in hundredths."""
 
     said: np.ndarray
     stated: np.ndarray
@@ -191,7 +191,7 @@ def _packed(role: str, read: Sequence[Reading | Heard]) -> dict[str, np.ndarray]
         role: np.packbits(np.moveaxis(certain, 3, 1), axis=3),
         f"{role}.counts": doubts.sum(2),
         f"{role}.places": np.nonzero(doubts)[2],
-        f"{role}.values": np.round(255 * stated.reshape(doubts.shape)[doubts]),
+        f"{role}.values": np.round(100 * stated.reshape(doubts.shape)[doubts]),
     }
     return {name: array.astype(np.uint8) for name, array in found.items()}
 
@@ -202,6 +202,6 @@ def _unpacked(kept: Mapping[str, np.ndarray], role: str) -> list[Heard]:
     stated = np.ascontiguousarray(certain, np.float32)
     counts, places, values = (kept[f"{role}.{part}"] for part in ("counts", "places", "values"))
     flat = stated.reshape(counts.size, -1)
-    flat[np.repeat(np.arange(counts.size), counts.ravel()), places] = values / np.float32(255)
+    flat[np.repeat(np.arange(counts.size), counts.ravel()), places] = values / np.float32(100)
     said = np.where(certain.any(3), certain[..., 1], captions.UNSAID).astype(np.int8)
     return [Heard(*each) for each in zip(said, stated, strict=True)]
