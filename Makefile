@@ -15,7 +15,7 @@ PROFILES := $(patsubst %.yaml,%,$(notdir $(wildcard lib/facetransport/companion/
 LIBRARY := $(shell find lib -name '*.py') $(shell find lib/facetransport/companion/weights -name manifest.json 2>/dev/null)
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=$(STAMPS)/%.stamp)
-LONGEST := 06_id3pm 05_id3 07_sampling 03_diface 09_latent_directions 08_ablations 04_idiff_face 02_faces_and_recognition 10_synthetic_recognition
+LONGEST := 06_id3pm 05_id3 07_sampling 03_diface 09_latent_directions 08_ablations 04_idiff_face
 SLOWEST := $(filter $(EXECUTED),$(LONGEST:%=$(STAMPS)/%.stamp)) # begin first: none is left alone in the end
 
 # Images of containers set it; every process, a dozen kernels and more, would then compile all its libraries again.
