@@ -131,7 +131,7 @@ class Model:
     settings: Settings
 
     def rough(self, tokens: Tensor, seed: int) -> Tensor:
-        """tokens (B, L, e) -> zhat_0, float32 (B, K, d), scaled."""
+        """tokens (B, L, e), or their sum (B, width) -> zhat_0, float32 (B, K, d), scaled."""
         asked = self.settings
         return rough_estimates(self.denoiser, tokens, asked.steps, asked.samples, seed, asked.guidance)
 
