@@ -24,7 +24,7 @@ import numpy as np
 
 from facetransport.world.captions import ABSENT, PRESENT, UNSAID
 
-LEXICON = Path(__file__).with_name("lexicon.toml")
+LEXICON, TEMPLATES = (Path(__file__).with_name(name) for name in ("lexicon.toml", "templates.toml"))
 SINGULAR = (
     "face",
     "nose",
@@ -57,66 +57,7 @@ class Form:
 
 # -------------------------------------------------------------------------------------------------------- the templates
 
-# {t}: the words; {b}, {a}: without, with an article; {g}, {v}, {s}: a verb as -ing, plain, with -s; {adj}, {part},
-# {np}: an adjective, the part, both with an article; {S}, {O}, {P}: he, him, his; {is}: of a part. Fragments stand in
-# lists, clauses are sentences.
-Templates = Mapping[str, tuple[str, ...]]
-FRAGMENTS: Templates = {
-    "is": ("{t}",), "has": ("{t}", "{t}", "with {t}"), "does": ("{g}", "who {s}"), "a": ("{a}",),
-    "part": ("{np}", "{np}", "with {np}", "{part} {is} {adj}"),
-    "not is": ("not {t}", "not {t}", "not really {t}"), "not has": ("no {b}", "no {b}", "without {t}", "not with {t}"),
-    "not does": ("not {g}", "without {g}", "who doesn't {v}"), "not a": ("not {a}",),
-    "not part": ("no {adj} {part}", "{part} that {is} not {adj}", "without {np}", "{part} not {adj}"),
-}  # fmt: skip
-CLAUSES: Templates = {
-    "is": ("{S} is {t}", "{S} is {t}", "{S} looks {t}"), "has": ("{S} has {t}", "{S} has {t}", "{S} has got {t}"),
-    "does": ("{S} {s}", "{S} is {g}"), "a": ("{S} is {a}",),
-    "part": ("{S} has {np}", "{P} {part} {is} {adj}", "{P} {part} {is} {adj}"),
-    "not is": ("{S} is not {t}", "{S} isn't {t}", "{S} does not look {t}"),
-    "not has": ("{S} has no {b}", "{S} doesn't have {t}", "{S} does not have {t}", "{S} is without {t}"),
-    "not does": ("{S} does not {v}", "{S} doesn't {v}", "{S} isn't {g}"), "not a": ("{S} is not {a}", "{S} isn't {a}"),
-    "not part": (
-        "{P} {part} {is} not {adj}", "{P} {part} {isnt} {adj}", "{S} has no {adj} {part}", "{S} doesn't have {np}"
-    ),
-}  # fmt: skip
-AFTER_WITH: Templates = {
-    "has": ("{t}",), "part": ("{np}",), "not has": ("no {b}",), "not part": ("no {adj} {part}",)
-}  # fmt: skip
-PREDICATES: Templates = {
-    kind: tuple(clause.removeprefix("{S} ") for clause in clauses if clause.startswith("{S} "))
-    for kind, clauses in CLAUSES.items()
-}
-HELD_FRAGMENTS: Templates = {
-    "is": ("clearly {t}", "{t} in appearance"), "has": ("featuring {t}", "sporting {t}", "{t} visible"),
-    "does": ("seen {g}",), "a": ("{a} by the look of it",), "part": ("{part}: {adj}", "sporting {np}"),
-    "not is": ("by no means {t}", "anything but {t}"), "not has": ("lacking {t}", "minus {t}", "{b}: none"),
-    "not does": ("never {g}",), "not a": ("hardly {a}",),
-    "not part": ("{part} other than {adj}", "{part} anything but {adj}", "lacking {np}"),
-}  # fmt: skip
-HELD_CLAUSES: Templates = {
-    "is": ("{S} appears {t}", "one would call {O} {t}"), "has": ("one notices {t}", "{S} shows {t}"),
-    "does": ("{S} can be seen {g}",), "a": ("one would take {O} for {a}",),
-    "part": ("one notices {np}", "{adj} {is} {P} {part}"),
-    "not is": ("{S} is anything but {t}", "nobody would call {O} {t}"),
-    "not has": ("{S} lacks {t}", "of {t} there is no trace"),
-    "not does": ("{S} never {s}",), "not a": ("{S} can hardly be called {a}",),
-    "not part": ("nobody would call {P} {part} {adj}", "{P} {part} {is} anything but {adj}"),
-}  # fmt: skip
-# {N}: a noun with its adjectives and article; {L}: fragments, {B}: each in a line; {W}: what stands after "with"; {V}:
-# after "who"; {C}: clauses as sentences, of what is not in {W}.
-FRAMES = (
-    "{N}: {L}.", "{N}, {L}", "{N} with {W}. {C}", "{S} is {N}. {C}", "I saw {N}. {C}", "{N}. {C}", "{C} {S} is {N}.",
-    "This is {N} with {W}. {C}", "{L}, {N}", "A picture of {N} with {W}. {C}", "{N} who {V}", "{N} who {V}.",
-)  # fmt: skip
-HELD_FRAMES = (
-    "Wanted: {N} ({L})", "As far as memory serves, it was {N} - {L}.", "Imagine {N}. {C}", "{L}: that would be {N}",
-    "Do you know {N}? {C}", "* {N}\n* {B}",
-)  # fmt: skip
-DEGREES = ("a bit", "very", "slightly", "quite", "somewhat")  # the first not with an article: "an a bit weak chin"
-HELD_DEGREES = ("remarkably", "kind of", "distinctly")
-RATHER, HELD_RATHER = ("{x} {part}, not {y}", "{x} rather than {y} {part}"), ("{x} {part} instead of {y}",)
-AGES = ("about {n}", "{n} years old", "in {P} {d}", "aged {n}", "around {n} years old", "roughly {n}", "in the {d}")
-HELD_AGES = ("{n} or so", "of some {n} summers", "no more and no less than {n}")
+Ways = Mapping[str, tuple[str, ...]]  # templates by what is said: "is", "not is", "part" ...
 NEUTRAL = ("person", "person", "individual", "face")
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty")
 FUNCTION_WORDS = (
@@ -124,6 +65,55 @@ FUNCTION_WORDS = (
     "isn't aren't",
 )
 DECADES = ("teens", "twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties")
+
+
+@dataclass(frozen=True)
+class Templates:
+    """templates.toml's, of training or held out. Plain ones stand first, as often as all further ones together."""
+
+    fragments: Ways
+    clauses: Ways
+    frames: tuple[str, ...]
+    degrees: tuple[str, ...]
+    rather: tuple[str, ...]
+    ages: tuple[str, ...]
+
+
+@cache
+def templates(held: bool = False) -> Templates:
+    """Those of training, or those that no training uses."""
+    told = _toml(TEMPLATES)["held_out" if held else "training"]
+    fragments, clauses = (_ways(told[kind]) for kind in ("fragments", "clauses"))
+    return Templates(fragments, clauses, *(tuple(told[kind]) for kind in ("frames", "degrees", "rather", "ages")))
+
+
+@cache
+def after_with() -> Ways:
+    """What stands after "with", in training's frames alone."""
+    return _ways(_toml(TEMPLATES)["training"]["after_with"])
+
+
+@cache
+def predicates() -> Ways:
+    """What stands after "who", in training's frames alone: clauses without their subject."""
+    return {
+        kind: tuple(clause.removeprefix("{S} ") for clause in clauses if clause.startswith("{S} "))
+        for kind, clauses in templates().clauses.items()
+    }
+
+
+@cache
+def plain_fragments() -> Ways:
+    """Training's fragments without the further ones."""
+    return {kind: tuple(each["plain"]) for kind, each in _toml(TEMPLATES)["training"]["fragments"].items()}
+
+
+def _ways(told: Mapping[str, Mapping[str, Sequence[str]]]) -> Ways:
+    return {kind: _balanced(each["plain"], each.get("further", ())) for kind, each in told.items()}
+
+
+def _balanced(plain: Sequence[str], further: Sequence[str]) -> tuple[str, ...]:
+    return (*(tuple(plain) * max(1, round(len(further) / len(plain)))), *further)
 
 
 @dataclass(frozen=True)
@@ -135,15 +125,8 @@ class Style:
     typos: float = 0.0
 
     @property
-    def fragments(self) -> Templates:
-        return HELD_FRAGMENTS if self.held_templates else FRAGMENTS
-
-    @property
-    def clauses(self) -> Templates:
-        return HELD_CLAUSES if self.held_templates else CLAUSES
-
-    def of(self, ours: Sequence[str], held: Sequence[str], rng: np.random.Generator) -> str:
-        return _one(held if self.held_templates else ours, rng)
+    def templates(self) -> Templates:
+        return templates(self.held_templates)
 
 
 STYLES: Mapping[str, Style] = {
@@ -157,10 +140,14 @@ STYLES: Mapping[str, Style] = {
 # ---------------------------------------------------------------------------------------------------------- the lexicon
 
 
-@cache
 def lexicon() -> Mapping[str, Any]:
     """lexicon.toml."""
-    return tomllib.loads(LEXICON.read_text(encoding="utf-8"))
+    return _toml(LEXICON)
+
+
+@cache
+def _toml(file: Path) -> Mapping[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def known_names() -> tuple[str, ...]:
@@ -171,10 +158,14 @@ def known_names() -> tuple[str, ...]:
 @cache
 def digest(held: bool = False) -> str:
     """Of what texts are made of: the lexicon and training's templates; held: and those that no training uses."""
-    made_of: tuple[Any, ...] = (FRAGMENTS, CLAUSES, AFTER_WITH, FRAMES, DEGREES, RATHER, AGES, NEUTRAL, TENS, DECADES)
-    if held:
-        made_of += (HELD_FRAGMENTS, HELD_CLAUSES, HELD_FRAMES, HELD_DEGREES, HELD_RATHER, HELD_AGES)
+    made_of = (templates(), after_with(), NEUTRAL, TENS, DECADES, *([templates(held=True)] if held else []))
     return sha256(LEXICON.read_bytes() + repr(made_of).encode()).hexdigest()[:16]
+
+
+@cache
+def phrases_digest() -> str:
+    """Of the phrases that training may use: all that tokens of clauses depend on."""
+    return sha256(repr(phrase_bank(known_names())).encode()).hexdigest()[:16]
 
 
 @cache
@@ -205,7 +196,7 @@ def phrase_bank(names: Sequence[str], held: bool = False, ways: int | None = Non
 
 def _fragments_of(name: str, value: int, held: bool, ways: int | None) -> Iterator[str]:
     for form in forms(name, value, held):
-        yield from (_filled(template, form) for template in FRAGMENTS[_key(form)][:ways])
+        yield from (_filled(template, form) for template in plain_fragments()[_key(form)][:ways])
 
 
 @cache
@@ -214,8 +205,10 @@ def vocabulary() -> frozenset[str]:
     told = lexicon()
     texts = [word for entry in told["nouns"] for word in entry["words"]] + told["beside"]["words"]
     texts += [phrase.text for phrase in phrase_bank(known_names())]
-    texts += [template for kind in (CLAUSES, PREDICATES, AFTER_WITH) for ways in kind.values() for template in ways]
-    texts += [*FRAMES, *DEGREES, *RATHER, *AGES, *NEUTRAL, *DECADES, *TENS, *FUNCTION_WORDS]
+    used = templates()
+    kinds = (used.fragments, used.clauses, predicates(), after_with())
+    texts += [template for kind in kinds for ways in kind.values() for template in ways]
+    texts += [*used.frames, *used.degrees, *used.rather, *used.ages, *NEUTRAL, *DECADES, *TENS, *FUNCTION_WORDS]
     return frozenset(word for text in texts for word in words_of(re.sub(r"\{\w+\}", " ", text)))
 
 
@@ -228,7 +221,7 @@ def plainly(name: str, value: int) -> str:
     """An attribute's presence or absence in the plainest words: 'a man', 'a full beard', 'no freckles'."""
     direct = [form for form in forms(name, value) if value == PRESENT or not (form.negated or " " in form.text)]
     form = [*direct, replace(forms(name, PRESENT)[0], negated=True)][0]
-    return _filled(FRAGMENTS[_key(form)][0], form)
+    return _filled(plain_fragments()[_key(form)][0], form)
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -295,7 +288,7 @@ def _aged(told: dict[str, int], style: Style, voice: dict[str, str], rng: np.ran
     for name in of_age:
         del told[name]
     age = int(rng.integers(years[0][0], years[0][1] + 1))
-    template = style.of(AGES, HELD_AGES, rng)
+    template = _one(style.templates.ages, rng)
     return [Form("is", template.format(n=_number(age, rng), d=DECADES[age // 10 - 1], **voice))]
 
 
@@ -329,7 +322,7 @@ def _shared(same: list[Form], style: Style, rng: np.random.Generator) -> list[Fo
     """Forms of one part: apart, or those that are present in one, or one present and one denied in one."""
     yes, no = [f for f in same if not f.negated], [f for f in same if f.negated]
     if yes and no and rng.random() < MERGED / 2:
-        rather = style.of(RATHER, HELD_RATHER, rng).format(x=yes[0].text, y=no[0].text, part=same[0].slot)
+        rather = _one(style.templates.rather, rng).format(x=yes[0].text, y=no[0].text, part=same[0].slot)
         return [Form("has", rather), *yes[1:], *no[1:]]
     if len(yes) > 1 and rng.random() < MERGED:
         joint = (" ", ", ", " and ")[rng.integers(3)]
@@ -345,8 +338,8 @@ def _form(name: str, value: int, style: Style, rng: np.random.Generator) -> Form
     form = _one(chosen, rng)
     gradable = (_of_part(form) or form.slot == "is") and not re.search(r"\s|\w(ed|er)\b", form.text)
     if gradable and not form.negated and rng.random() < GRADED:
-        ours = DEGREES[1:] if form.slot in SINGULAR else DEGREES
-        return replace(form, text=f"{style.of(ours, HELD_DEGREES, rng)} {form.text}")
+        fit = [degree for degree in style.templates.degrees if form.slot not in SINGULAR or not degree.startswith("a ")]
+        return replace(form, text=f"{_one(fit, rng)} {form.text}")  # not "an a bit weak chin"
     return form
 
 
@@ -364,20 +357,20 @@ def _framed(noun: str, told: list[Form], style: Style, voice: dict[str, str], rn
     phrase = _article(" ".join([*(form.text for form in before), noun]))
     if not rest:
         return f"{phrase[0].upper()}{phrase[1:]}."
-    frame = style.of(FRAMES, HELD_FRAMES, rng)
+    frame = _one(style.templates.frames, rng)
     had = [f for f in rest if f.slot == "has" or _of_part(f)] if "{W}" in frame else []
     if "{W}" in frame and not had:
         frame = "{N}, {L}"
     later = [form for form in rest if form not in had]
-    fragments = [_said(style.fragments, form, voice, rng) for form in rest]
+    fragments = [_said(style.templates.fragments, form, voice, rng) for form in rest]
     text = frame.format(
         N=phrase,
         S=voice["S"],
         L=_listed(fragments, rng),
         B="\n* ".join(fragments),
-        W=_listed([_said(AFTER_WITH, form, voice, rng) for form in had], rng),
-        V=_listed([_said(PREDICATES, form, voice, rng) for form in rest], rng),
-        C=_sentences([_said(style.clauses, form, voice, rng) for form in later], voice["S"], rng),
+        W=_listed([_said(after_with(), form, voice, rng) for form in had], rng),
+        V=_listed([_said(predicates(), form, voice, rng) for form in rest], rng),
+        C=_sentences([_said(style.templates.clauses, form, voice, rng) for form in later], voice["S"], rng),
     )
     return _capitals(text.strip())
 
@@ -393,7 +386,7 @@ def _sentences(clauses: list[str], subject: str, rng: np.random.Generator) -> st
     text, i = [], 0
     while i < len(clauses):
         pair = clauses[i : i + 1 + (rng.random() < 0.5)]
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 and pair[0].startswith(f"{subject} "):
             pair[1:] = [clause.removeprefix(f"{subject} ") for clause in pair[1:]]
         text.append(_one((" and ", ", "), rng).join(pair) + ".")
         i += len(pair)
@@ -404,10 +397,12 @@ def _capitals(text: str) -> str:
     return re.sub(r"(^|[.?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
 
 
-def _said(templates: Templates, form: Form, voice: dict[str, str], rng: np.random.Generator) -> str:
+def _said(ways: Ways, form: Form, voice: dict[str, str], rng: np.random.Generator) -> str:
     if form.slot == "aside":
-        return f"{voice['S']} is {form.text}" if templates in (CLAUSES, HELD_CLAUSES) else form.text
-    return _filled(_one(templates[_key(form)], rng), form, voice)
+        return (
+            f"{voice['S']} is {form.text}" if ways in (templates().clauses, templates(held=True).clauses) else form.text
+        )
+    return _filled(_one(ways[_key(form)], rng), form, voice)
 
 
 def _key(form: Form) -> str:

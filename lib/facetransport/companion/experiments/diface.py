@@ -225,8 +225,8 @@ def tau_of(section: DiFace) -> Tau:
 
 
 def words_of(section: DiFace) -> dict[str, str]:
-    """What a recipe knows of words: the grammar, where its phrases are read, and what the user's text model holds."""
-    phrased = {"grammar": grammar.digest()} if section.tokens in ("clauses", "text") else {}
+    """What a recipe knows of words: the phrases, where they are read, and what the user's text model holds."""
+    phrased = {"phrases": grammar.phrases_digest()} if section.tokens in ("clauses", "text") else {}
     if not section.text:
         return phrased
     weights = Path(section.text) / "model.safetensors"
