@@ -37,13 +37,12 @@ def test_the_left_image_of_genuine_pairs_is_replaced() -> None:
     assert pairs.verify(real, real).accuracy.value > 0.95
     someone = np.roll(real, 5, axis=0)  # the next person's images
     assert pairs.verify(real, someone).accuracy.value < 0.7
-    used = np.unique(pairs.left[pairs.same])
-    only_where_used = real.copy()
-    only_where_used[used] = someone[used]
-    assert len(pairs.replaced) < len(real)
-    exchanged = pairs.exchanged(real, someone[pairs.replaced])
+    usual, all_left = pairs.replaced(), pairs.replaced(strict=True)
+    assert set(usual) < set(all_left) and len(all_left) < len(real)
+    exchanged = pairs.exchanged(real, someone[all_left], strict=True)
     assert pairs.verify(real, exchanged, strict=True).accuracy == pairs.verify(real, someone, strict=True).accuracy
-    assert pairs.verify(real, only_where_used).accuracy == pairs.verify(real, someone).accuracy
+    only_genuine = pairs.exchanged(real, someone[usual])
+    assert pairs.verify(real, only_genuine).accuracy == pairs.verify(real, someone).accuracy
     strict = pairs.verify(real, someone, strict=True).accuracy
     assert strict != pairs.verify(real, someone).accuracy
 

@@ -65,15 +65,14 @@ class Protocol:
         left, right, same = draw_pairs(faces.identity, asked.pairs // 2 // asked.folds, asked.folds, profile.seed)
         return cls(left, right, same, asked.folds, faces.identity[left])
 
-    @cached_property
-    def replaced(self) -> np.ndarray:
-        """int (L,): the images that are on the left of a pair; no other one need be drawn."""
-        return np.unique(self.left)
+    def replaced(self, strict: bool = False) -> np.ndarray:
+        """int (L,): the images on the left of a genuine pair, strict: of any; no other one need be drawn."""
+        return np.unique(self.left if strict else self.left[self.same])
 
-    def exchanged(self, real: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    def exchanged(self, real: np.ndarray, drawn: np.ndarray, strict: bool = False) -> np.ndarray:
         """(N, d): embeddings of all photographs, of those that are ``replaced`` what was drawn for them, (L, d)."""
         whole = np.array(real)
-        whole[self.replaced] = drawn
+        whole[self.replaced(strict)] = drawn
         return whole
 
     def verify(self, real: np.ndarray, other: np.ndarray, strict: bool = False) -> Verification:
