@@ -50,7 +50,6 @@ from facetransport.evaluation.matchers import DRAWS, Bayes, Likelihood
 from facetransport.evaluation.statistics import Estimate
 from facetransport.files import write_json
 from facetransport.papers.diface import Model, match_all
-from facetransport.world import grammar
 from facetransport.world.captions import Describer
 
 RESULT = "result.json"
@@ -264,8 +263,8 @@ def recipes(profile: Profile) -> list[Recipe]:
 
 def study_recipes(profile: Profile) -> list[Recipe]:
     """Every line of the study, each once, and what each reader understood of each kind of words."""
-    readings = [words.readings_recipe(profile, kind, how) for kind in grammar.KINDS for how in words.READERS]
-    readings += [words.sentences_recipe(profile, how) for how in words.READERS]
+    readings = [words.readings_recipe(profile, kind, how) for how, kind in words.READ]
+    readings += [words.sentences_recipe(profile, how) for how in words.OF_SENTENCES]
     return [*{r.key: r for r in (study_recipe(profile, name) for name in study(profile))}.values(), *readings]
 
 

@@ -45,6 +45,9 @@ DOUBT = 0.03  # of a probability: what differs less from 0 or 1 counts as that
 ROLES = ("val", "gallery")
 Kind = Literal["thesaurus", "network", "clauses"]
 READERS: tuple[Kind, ...] = ("thesaurus", "network", "clauses")  # the first is used, the others are compared with it
+OF_SENTENCES: tuple[Kind, ...] = ("thesaurus", "clauses")  # which read those about ORL's people
+# Who reads which words of the describer's: where there is little to look up, the network alone understands the same.
+READ = tuple((how, kind) for how in READERS for kind in grammar.KINDS if how != "network" or kind == "held_out_words")
 
 
 class Heard(NamedTuple):
