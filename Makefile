@@ -12,7 +12,8 @@ INSTALL := $(PY) -m pip install --quiet --no-compile --disable-pip-version-check
 STAMPS := .cache/stamps/$(PROFILE)
 SETTINGS := lib/facetransport/companion/profiles/$(PROFILE).yaml
 PROFILES := $(patsubst %.yaml,%,$(notdir $(wildcard lib/facetransport/companion/profiles/*.yaml)))
-LIBRARY := $(shell find lib -name '*.py') $(shell find lib/facetransport/companion/weights -name manifest.json 2>/dev/null)
+DATA := $(shell find lib -name weights -prune -o \( -name '*.csv' -o -name '*.toml' -o -name '*.tsv' \) -print)
+LIBRARY := $(shell find lib -name '*.py') $(DATA) $(shell find lib/facetransport/companion/weights -name manifest.json 2>/dev/null)
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%.ipynb=$(STAMPS)/%.stamp)
 LONGEST := 06_id3pm 05_id3 07_sampling 03_diface 09_latent_directions 08_ablations 04_idiff_face

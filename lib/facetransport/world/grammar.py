@@ -3,10 +3,10 @@
     what is said, {-1, 0, 1} by attribute  ->  a text whose words say exactly that            `describe`
 
 What a describer says (`facetransport.world.captions.Describer`) is drawn first and put into words afterwards, so the
-Bayes bound of `facetransport.evaluation.descriptions` does not know of the words. They come from lexicon.toml: nouns
-("girl"), adjectives before and after, parts with adjectives ("long black hair", "her hair is black"), verbs; they are
-negated, graded, listed, told in sentences, by ages in numbers and decades. Held out from every training, by word and by
-template: what a reader makes of a stranger's words.
+Bayes bound of `facetransport.evaluation.descriptions` does not know of the words. They come from lexicon.toml, and
+templates.toml puts them together: nouns ("girl"), adjectives before and after, parts with adjectives ("long black
+hair", "her hair is black"), verbs; they are negated, graded, listed, told in sentences, by ages in numbers and decades.
+Held out from every training, by word and by template: what a reader makes of a stranger's words.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ thesaurus.tsv is derived from WordNet 3.0 (Princeton University; its licence is 
 
     python -m facetransport.world.thesaurus WORDNET/dict
 
-and must be derived again when the lexicon changes. A word's neighbours are its synonyms, and those of what it is a
-kind of or is similar to; scikit-learn's stop words ("but", "do") have none. They stand in two columns: those in the
-word's usual meaning, and those that it may have as a noun: a dog is an animal, but may be a lad. How words are looked
-up was chosen with words of training set aside. That their usual meaning comes first was suggested by searches tried by
-hand; a few words that are held out of training were among these (chap, codger, whiskers).
+and must be derived again when the lexicon or the templates change. A word's neighbours are its synonyms, and those of
+what it is a kind of or is similar to; scikit-learn's stop words ("but", "do") have none. They stand in two columns:
+those in the word's usual meaning, and those that it may have as a noun: a dog is an animal, but may be a lad. How words
+are looked up was chosen with words of training set aside. That their usual meaning comes first was suggested by
+searches tried by hand; a few words that are held out of training were among these (chap, codger, whiskers).
 """
 
 from __future__ import annotations
