@@ -166,11 +166,42 @@ def test_what_stands_there_counts_before_what_is_looked_up(encoder: TextEncoder)
     assert ThesaurusReader(Contrary(encoder)).read(["a dude"]).said[0, 0] == ABSENT  # type: ignore[arg-type]
 
 
-def test_what_is_looked_up_makes_a_statement_half_as_probable(encoder: TextEncoder) -> None:
-    """The text as it stands says nothing of the dude, with the word looked up it does; both count."""
-    read = ThesaurusReader(Known(encoder)).read(["a dude with glasses", "a man"])  # type: ignore[arg-type]
-    np.testing.assert_allclose(read.stated[:, :, 1], [[0.45, 0.9, 0], [0.9, 0, 0]])
+def _thesauri(monkeypatch: pytest.MonkeyPatch, wordnet: list[str], moby: list[str]) -> None:
+    """Which know one word, zib."""
+    for name, others in (("neighbours", wordnet), ("associates", moby)):
+        table = {"zib": dict.fromkeys(others, True)}
+        monkeypatch.setattr(thesaurus, name, lambda word, table=table: table.get(word, {}))
+
+
+@pytest.mark.parametrize(
+    ("wordnet", "moby", "probable"), [(["man"], ["man"], 0.6), (["man"], ["tree"], 0.3), ([], ["man"], 0.3)]
+)
+def test_the_text_and_both_thesauri_count_alike(
+    wordnet: list[str], moby: list[str], probable: float, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands the text says nothing of a zib. What Moby alone suggests is not said for certain."""
+    _thesauri(monkeypatch, wordnet, moby)
+    read = ThesaurusReader(Known(encoder)).read(["a zib with glasses", "a man"])  # type: ignore[arg-type]
+    np.testing.assert_allclose(read.stated[:, :, 1], [[probable, 0.9, 0], [0.9, 0, 0]], rtol=1e-6)
     assert not read.stated[:, :, 0].any()
+    assert read.said[0].tolist() == [PRESENT if wordnet else UNSAID, PRESENT, UNSAID]
+    assert read.taken == ({"zib": "man"} if wordnet else {}, {})
+
+
+def test_the_neighbour_that_says_most_takes_the_place(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where saying nothing costs nothing, the one that changes the clause least does."""
+    _thesauri(monkeypatch, ["zibs", "spectacles"], [])
+    for telling, other in ((0.0, "zibs"), (5.0, "spectacles")):
+        monkeypatch.setattr(statements, "TELLING", telling)
+        assert ThesaurusReader(Known(encoder)).read(["a zib"]).taken == ({"zib": other},)  # type: ignore[arg-type]
+
+
+def test_words_looked_up_in_parts_are_looked_up_alike(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a dude with specs", "a granny, sporting", "a chap with a tile"]
+    whole = ThesaurusReader(Known(encoder)).read(texts)  # type: ignore[arg-type]
+    monkeypatch.setattr(statements, "PAIRS", 1)
+    parts = ThesaurusReader(Known(encoder)).read(texts)  # type: ignore[arg-type]
+    assert parts.taken == whole.taken and any(whole.taken) and np.array_equal(parts.stated, whole.stated)
 
 
 def test_the_network_says_how_probable_each_statement_is() -> None:

@@ -1,4 +1,4 @@
-"""Words that training does not hold: derived from WordNet's files, looked up by their stems, never of training."""
+"""Words that training does not hold: derived from WordNet and Moby, looked up by their stems, never of training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from facetransport.world import grammar, thesaurus
 
 
-def test_neighbours_are_words_of_training_for_words_that_are_not() -> None:
-    entries = thesaurus._entries()
+@pytest.mark.parametrize("entries", [thesaurus._entries(), thesaurus._associates()], ids=["wordnet", "moby"])
+def test_neighbours_are_words_of_training_for_words_that_are_not(entries: dict[str, dict[str, bool]]) -> None:
     assert len(entries) > 5000 and list(entries) == sorted(entries)
     assert not set(entries) & grammar.vocabulary()
     assert all(set(grammar.words_of(other)) <= grammar.vocabulary() for others in entries.values() for other in others)
@@ -30,13 +30,22 @@ def test_what_a_user_types_is_found() -> None:
 
 
 def test_what_training_holds_or_nobody_knows_has_none() -> None:
-    assert thesaurus.neighbours("beard") == thesaurus.neighbours("qwxz") == {}
+    for table in (thesaurus.neighbours, thesaurus.associates):
+        assert table("beard") == table("qwxz") == {}
 
 
 def test_what_a_word_usually_means_comes_first() -> None:
     assert thesaurus.neighbours("chap")["lad"] and not any(thesaurus.neighbours("dog").values())
     for others in thesaurus._entries().values():
         assert others and list(others.values()) == sorted(others.values(), reverse=True)
+
+
+def test_moby_has_few_and_the_nearest() -> None:
+    assert {"man", "guy"} <= set(thesaurus.associates("dudes")) and next(
+        iter(thesaurus.associates("specs"))
+    ) == "glasses"
+    for others in thesaurus._associates().values():
+        assert 0 < len(others) <= thesaurus.MOST and all(others.values())
 
 
 WORDNET = {
@@ -70,3 +79,20 @@ def test_wordnets_files_are_read(tmp_path: Path) -> None:
     }
     with pytest.raises(FileNotFoundError, match=r"no data\.noun.*expected WordNet's dict folder"):
         thesaurus.derive(tmp_path / "nowhere")
+
+
+MOBY = """dude,man,fop,old man
+fop,dude,man
+man,fop,dude,lad
+beard,whiskers,fop
+"""
+
+
+def test_mobys_lists_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "words.txt").write_text(MOBY)
+    found = {"dude": ["man"], "fop": ["man", "beard"], "whiskers": ["beard"]}  # single words that training holds
+    assert thesaurus.associated(tmp_path / "words.txt") == found
+    monkeypatch.setattr(thesaurus, "MOST", 1)
+    assert thesaurus.associated(tmp_path / "words.txt")["fop"] == ["man"]  # two of whose neighbours are the fop's, too
+    with pytest.raises(FileNotFoundError, match=r"words\.csv"):
+        thesaurus.associated(tmp_path / "words.csv")

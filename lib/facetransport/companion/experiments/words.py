@@ -27,6 +27,7 @@ from facetransport.diffusion.statements import (
     ALIKE,
     ENOUGH,
     SURE,
+    TELLING,
     ClauseReader,
     NetworkReader,
     Reader,
@@ -131,7 +132,8 @@ def readings_recipe(profile: Profile, words: str, kind: Kind = READERS[0]) -> Re
 def _reads_by(kind: Kind) -> dict[str, Any]:
     """What else than its network a reader's answers depend on."""
     if kind == "thesaurus":
-        return {"sure": SURE, "alike": ALIKE, "thesaurus": _digest(thesaurus.FILE), "doubt": DOUBT}
+        tables = {"thesaurus": _digest(thesaurus.FILE), "moby": _digest(thesaurus.MOBY)}
+        return {"sure": SURE, "alike": ALIKE, "telling": TELLING, "doubt": DOUBT} | tables
     return {"doubt": DOUBT} | ({"enough": ENOUGH} if kind == "clauses" else {})
 
 
@@ -172,7 +174,9 @@ def _make_readings(
     by_role, found = dict(zip(ROLES, everyone, strict=True)), dict[str, np.ndarray]()
     for role, number in sets.items():
         told = (captions_of(by_role[role], describer_of(section), seed) for seed in range(number))
-        found |= _packed(role, [reader.read(texts_of(said, names, words, seed)) for seed, said in enumerate(told)])
+        texts = [text for seed, said in enumerate(told) for text in texts_of(said, names, words, seed)]
+        read = reader.read(texts)  # all sets at once: a clause is looked up once
+        found |= _packed(role, list(map(Heard, np.split(read.said, number), np.split(read.stated, number))))
     np.savez_compressed(folder / READINGS, allow_pickle=False, **found)
 
 
