@@ -277,8 +277,20 @@ class SuperResolution:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Clausewise:
+    """The network that finds the statements of each clause."""
+
+    texts: Count  # that it is trained on
+    width: Count
+    steps: Count
+    batch: Count
+    lr: Positive
+    weight_decay: Share
+
+
+@dataclass(frozen=True, config=STRICT)
 class Words:
-    """The network that finds the statements of a text, and the search that uses it."""
+    """The networks that find the statements of a text, whole and clause by clause, and the search that uses them."""
 
     width: Count
     depth: Count  # layers of its Transformer
@@ -286,6 +298,7 @@ class Words:
     batch: Count
     lr: Positive
     seed: int
+    clausewise: Clausewise
     search: Literal["pixels", "maps", "classifier"]  # what tells the search which attributes a photograph has
 
 

@@ -6,14 +6,15 @@ DiFace (2312.01367) hands a text encoder's tokens to the denoiser; which encoder
 Here the statements stand between: a text is read once, whatever is asked of the faces afterwards, and what was
 understood can be shown and corrected. Three layers of MiniLM are read side by side: the last knows the sentence, the
 first the word. Trained on texts of `facetransport.world.grammar`, drawn afresh at every step, of which it is known what
-they say.
+they say. It knows the grammar's words by heart and makes little of others; `facetransport.diffusion.clausewise` does,
+and both are asked.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facetransport.diffusion.clausewise import ClausewiseReader
 from facetransport.diffusion.text import LAYERS, TextEncoder
 from facetransport.training import Loss
 from facetransport.world import grammar, thesaurus
@@ -30,7 +32,8 @@ from facetransport.world.clauses import clauses, plain
 TOGETHER, PAIRS = 16, 1000  # texts read, words looked up at a time
 MOST = 0.8  # of what is there that a training text mentions; the usual one mentions little, as searches do
 ENOUGH = 0.6  # a cosine, of the rule: best F1 on texts of val people in training's words, of 0.5, 0.55 ... 0.9
-SURE = 0.7  # of what only a looked up word says; chosen, as ALIKE, with words of training set aside
+CLAUSEWISE = 0.4  # of 1: how much the reader of clauses counts; chosen, as ALIKE, with words of training set aside
+LEAST = 1e-3  # probability that is told from 0 where two readers are pooled
 ALIKE = 0.5  # a cosine: what a noun rarely means takes its place only if the clause stays as like itself as this
 TELLING = 0.6  # how much what a neighbour says counts beside the cosine; chosen likewise, of 0, 0.3, 0.6 and 1.2
 INVENTED = 0.5  # share of training texts that describe nobody: what is usual must not stand in for what is said
@@ -93,12 +96,13 @@ class NetworkReader:
 
     def read(self, texts: Sequence[str]) -> Reading:
         """As `Reader`; confidence is the network's probability."""
-        parts = _of_one_length(_checked(texts), TOGETHER)
+        return _as_read(self.probable(_checked(texts)))
+
+    def probable(self, texts: Sequence[str]) -> Tensor:
+        """float32 (B, A, 3): how probable it is that nothing, absence, presence is said."""
+        parts = _of_one_length(texts, TOGETHER)
         found = torch.cat([self._logits([texts[i] for i in part]) for part in parts])
-        back = np.argsort(np.concatenate(parts))
-        probable = found.softmax(2)[back]
-        confidence, symbol = probable.max(2)
-        return Reading((symbol.numpy() + UNSAID).astype(np.int8), confidence.numpy(), probable[..., 1:].numpy())
+        return found.softmax(2)[np.argsort(np.concatenate(parts))]
 
     @torch.inference_mode()
     def _logits(self, texts: Sequence[str]) -> Tensor:
@@ -106,25 +110,58 @@ class NetworkReader:
         return self.network(*(part.to(where) for part in self.words.layered_states(texts))).cpu()
 
 
+@dataclass(frozen=True)
+class DoubleReader:
+    """Two networks, each of which knows what the other does not: one reads texts whole, one clause by clause. What they
+    find is pooled (log-linearly, ``CLAUSEWISE``): where one is sure, the other hardly counts."""
+
+    whole: NetworkReader
+    clausewise: ClausewiseReader
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.whole.names
+
+    def read(self, texts: Sequence[str]) -> Reading:
+        """As `Reader`."""
+        return self.read_together([_checked(texts)])
+
+    def read_together(self, versions: Sequence[Sequence[str]]) -> Reading:
+        """What texts say of which there are several versions: the mean of what each network makes of them, pooled."""
+        once = {text: i for i, text in enumerate(dict.fromkeys(text for texts in versions for text in texts))}
+        rows = torch.tensor([[once[text] for text in texts] for texts in versions])
+        whole, clausewise = (reader.probable(list(once))[rows].mean(0) for reader in (self.whole, self.clausewise))
+        return _as_read(_pooled(whole, clausewise))
+
+
+def _pooled(whole: Tensor, clausewise: Tensor) -> Tensor:
+    """Of probabilities (B, A, 3): log-linear pooling."""
+    logs = [probable.clamp_min(LEAST).log() for probable in (whole, clausewise)]
+    return ((1 - CLAUSEWISE) * logs[0] + CLAUSEWISE * logs[1]).softmax(2)
+
+
+def _as_read(probable: Tensor) -> Reading:
+    """probable: float32 (B, A, 3), of nothing, absence and presence."""
+    confidence, symbol = probable.max(2)
+    return Reading((symbol.numpy() + UNSAID).astype(np.int8), confidence.numpy(), probable[..., 1:].numpy())
+
+
 Table = Callable[[str], Mapping[str, bool]]  # a thesaurus: word -> neighbour -> whether in its usual meaning
 Pair = tuple[str, str]  # a word, and the clause in which it stands
 Tried = Mapping[tuple[Pair, str], str]  # a neighbour in a word's place -> the clause that this makes
+Judged = Mapping[tuple[Pair, str], float]
 
 
 @dataclass(frozen=True)
 class ThesaurusReader:
     """A reader that looks up what it cannot place: words that training does not hold give way to their neighbours in
-    WordNet (`facetransport.world.thesaurus`), to the one that changes its clause least (MiniLM's cosine) and lets it
-    say most (``TELLING``), in their usual meaning or, where that leaves the clause ``ALIKE``, in another: a chap is a
-    lad, a dog is not. What the text as it stands says counts first; what only the other says, where the reader is
-    ``SURE`` of it. Words that matter are looked up: of "sporting a beard" the reader understands the same without the
-    first.
-
-    Moby's thesaurus is a second opinion. It is looser, so nothing is said for certain that it alone suggests; but how
-    probable a statement is, is the mean of the text as it stands and of what both make of it.
+    two thesauri (`facetransport.world.thesaurus`): to the one that changes its clause least (MiniLM's cosine) and lets
+    it say most (``TELLING``), in WordNet in their usual meaning or, where that leaves the clause ``ALIKE``, in another:
+    a chap is a lad, a dog is not. What is said is the mean of the text as it stands, as WordNet has it, and as Moby has
+    it. Words that matter are looked up: of "sporting a beard" the reader understands the same without the first.
     """
 
-    reader: NetworkReader
+    reader: DoubleReader
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,23 +169,10 @@ class ThesaurusReader:
 
     def read(self, texts: Sequence[str]) -> Reading:
         """As `Reader`; taken: WordNet's."""
-        first, unplaced = self.reader.read(texts), self._that_matter(texts)
+        unplaced = self._that_matter(_checked(texts))
         taken = [self._look_up(unplaced, table) for table in (thesaurus.neighbours, thesaurus.associates)]
-        wordnet, moby = (self._again(texts, first, others) for others in taken)
-        more = (first.said == UNSAID) & (wordnet.said != UNSAID) & (wordnet.confidence >= SURE)
-        said = np.where(more, wordnet.said, first.said)
-        confidence = np.where(more, wordnet.confidence, first.confidence)
-        stated = (first.stated + wordnet.stated + moby.stated) / 3
-        return Reading(said, confidence, stated, tuple(taken[0]))
-
-    def _again(self, texts: Sequence[str], first: Reading, taken: Sequence[Mapping[str, str]]) -> Reading:
-        """What the texts say with other words in the place of some; where there are none, what they said at first."""
-        rows = [i for i, others in enumerate(taken) if others]
-        said, confidence, stated = first.said.copy(), first.confidence.copy(), first.stated.copy()
-        if rows:
-            again = self.reader.read([_exchanged(texts[i], taken[i]) for i in rows])
-            said[rows], confidence[rows], stated[rows] = again.said, again.confidence, again.stated
-        return Reading(said, confidence, stated)
+        versions = [[_exchanged(*each) for each in zip(texts, others, strict=True)] for others in taken]
+        return replace(self.reader.read_together([texts, *versions]), taken=tuple(taken[0]))
 
     def _that_matter(self, texts: Sequence[str]) -> list[dict[str, str]]:
         """Of each text the words that have neighbours, and the clause of each, if it says nothing, or something else
@@ -173,25 +197,25 @@ class ThesaurusReader:
     def _best(self, pairs: Sequence[Pair], table: Table) -> dict[Pair, str]:
         """Of words in their clauses: the best neighbour, if one may stand there."""
         tried = {(pair, other): _exchanged(pair[1], {pair[0]: other}) for pair in pairs for other in table(pair[0])}
-        likeness = self._likeness(tried)
-        score = {key: likeness[key] + TELLING * news for key, news in self._news(tried).items()}
+        likeness, worth = self._judged(tried) if tried else ({}, {})
         fit = {
             pair: [other for other, usual in table(pair[0]).items() if usual or likeness[pair, other] >= ALIKE]
             for pair in pairs
         }
-        return {p: max(others, key=lambda other: score[p, other]) for p, others in fit.items() if others}
+        return {p: max(others, key=lambda other: worth[p, other]) for p, others in fit.items() if others}
 
-    def _likeness(self, tried: Tried) -> dict[tuple[Pair, str], float]:
-        """How like itself a clause stays: MiniLM's cosine."""
-        texts = list(dict.fromkeys([*(clause for (_, clause), _ in tried), *tried.values()]))
-        states = dict(zip(texts, self.reader.words.sentence_states(texts), strict=True)) if texts else {}
-        return {key: float(states[text] @ states[key[0][1]]) for key, text in tried.items()}
-
-    def _news(self, tried: Tried) -> dict[tuple[Pair, str], float]:
-        """How much more probable a clause makes a statement, that of which it is most, than without the word."""
-        texts = list(dict.fromkeys([*tried.values(), *(_without(pair) for pair, _ in tried)]))
-        stated = dict(zip(texts, self.reader.read(texts).stated, strict=True)) if texts else {}
-        return {key: float((stated[text] - stated[_without(key[0])]).max()) for key, text in tried.items()}
+    def _judged(self, tried: Tried) -> tuple[Judged, Judged]:
+        """Of each neighbour: how like itself its clause stays, MiniLM's cosine; and that with what it says beside,
+        which is how much more probable the clause makes a statement, that of which it is most, than without the word.
+        """
+        pairs = {pair for pair, _ in tried}
+        texts = list(dict.fromkeys([*tried.values(), *(clause for _, clause in pairs), *map(_without, pairs)]))
+        states = self.reader.clausewise.states(texts)
+        stated = self.reader.clausewise.of_clauses(states)
+        at = {text: i for i, text in enumerate(texts)}
+        likeness = {key: float(states[at[text]] @ states[at[key[0][1]]]) for key, text in tried.items()}
+        news = {key: float((stated[at[text]] - stated[at[_without(key[0])]]).max()) for key, text in tried.items()}
+        return likeness, {key: likeness[key] + TELLING * news[key] for key in tried}
 
 
 def _unplaced(text: str) -> dict[str, str]:
@@ -216,6 +240,8 @@ def _has(text: str, word: str) -> bool:
 
 def _exchanged(text: str, others: Mapping[str, str]) -> str:
     """The text with other words in the place of some."""
+    if not others:
+        return text
     words = "|".join(map(re.escape, others))
     return re.sub(rf"\b(?:{words})\b", lambda found: others[found[0].lower()], text, flags=re.IGNORECASE)
 
@@ -279,6 +305,16 @@ def statement_loss(attributes: np.ndarray, names: Sequence[str], words: TextEnco
         return torch.stack(errors).sum() / target.numel()
 
     return loss
+
+
+def training_texts(
+    attributes: np.ndarray, names: Sequence[str], number: int, rng: np.random.Generator
+) -> tuple[list[str], np.ndarray]:
+    """So many texts as `statement_loss` draws them, and what they say, int8 (number, A). attributes: bool (N, A)."""
+    said = _to_say(attributes[rng.integers(0, len(attributes), number)], rng)
+    slipped = round(SLIPS * number)
+    kinds = ((said[:slipped], "typos"), (said[slipped:], "training"))
+    return [text for part, words in kinds for text in grammar.describe(part, names, rng, words)], said
 
 
 def _error(network: nn.Module, words: TextEncoder, texts: Sequence[str], target: Tensor) -> Tensor:

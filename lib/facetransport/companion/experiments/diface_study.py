@@ -258,7 +258,7 @@ def recipes(profile: Profile) -> list[Recipe]:
     section = profile.diface
     networks = [denoiser_recipe(profile, section), *(refinement_recipe(profile, s) for s in (section, ours(section)))]
     baselines = [baseline_recipe(profile, kind, encoder) for kind, encoder in rivals(profile)]
-    return [*networks, *baselines, pixels_recipe(profile), population_recipe(profile), words.reader_recipe(profile)]
+    return [*networks, *baselines, pixels_recipe(profile), population_recipe(profile), *words.networks(profile)]
 
 
 def study_recipes(profile: Profile) -> list[Recipe]:
