@@ -252,7 +252,7 @@ def test_the_reader_of_clauses_learns_words_that_mean_the_same(encoder: TextEnco
         network = ClauseNetwork(3, 64)
     config = TrainingConfig(steps=200, batch=16, lr=1e-2, seed=0, ema=0.0)
     *_, state = train(network, clausewise_loss(texts, said, encoder), len(texts), config)
-    reader = ClausewiseReader(state.ema.eval(), encoder, NAMES)  # type: ignore[arg-type]
+    reader = ClausewiseReader(state.ema.eval(), encoder)  # type: ignore[arg-type]
     new = reader.probable(["spectacles", "a hairless scalp, spectacles", "spectacles, a hairless scalp"])
     assert new[0, 1].argmax() == 2 and new[1, 1:].argmax(1).tolist() == [2, 2]
     np.testing.assert_allclose(new[1], new[2], atol=1e-5)

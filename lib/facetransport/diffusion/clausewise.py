@@ -62,7 +62,6 @@ class ClausewiseReader:
 
     network: ClauseNetwork
     words: TextEncoder
-    names: tuple[str, ...]
 
     @torch.inference_mode()
     def probable(self, texts: Sequence[str]) -> Tensor:

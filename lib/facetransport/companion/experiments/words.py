@@ -115,7 +115,7 @@ def _read_network(folder: Path) -> NetworkReader:
 def _read_clausewise(folder: Path) -> ClausewiseReader:
     tensors, facts = read_model(folder / MODEL)
     network = ClauseNetwork(len(facts["names"]), facts["width"])
-    return ClausewiseReader(_frozen(network, tensors), text_encoder(), tuple(facts["names"]))
+    return ClausewiseReader(_frozen(network, tensors), text_encoder())
 
 
 def _frozen(network: N, tensors: Mapping[str, Tensor]) -> N:
