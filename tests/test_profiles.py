@@ -215,12 +215,16 @@ def test_files_and_folders_are_meant_from_where_a_profile_lies(tmp_path: Path, m
     entries = {"photographs": "train: faces", "weights": "judge: w.onnx", "tests": "lfw: /data/lfw.bin"}
     for section, entry in entries.items():
         text = text.replace(f"{section}: {{}}", f"{section}: {{{entry}}}")
-    mine.write_text(text.replace("tokens: statements", "tokens: text\n  text: clip"))
+    text = text.replace("tokens: statements", "tokens: text\n  text: clip").replace(
+        "{texts: 400,", "{text: mpnet, texts: 400,"
+    )
+    mine.write_text(text)
     monkeypatch.chdir(tmp_path.parent)
     loaded = profiles.load(f"{tmp_path.name}/mine.yaml")
     assert loaded.photographs == {"train": str(tmp_path / "faces")}
     assert loaded.weights == {"judge": str(tmp_path / "w.onnx")} and loaded.tests == {"lfw": "/data/lfw.bin"}
     assert loaded.diface.text == str(tmp_path / "clip")
+    assert loaded.words.clausewise.text == str(tmp_path / "mpnet")
 
 
 @pytest.mark.parametrize(

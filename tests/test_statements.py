@@ -24,12 +24,13 @@ from facetransport.diffusion.statements import (
     statement_loss,
     training_texts,
 )
-from facetransport.diffusion.text import TextEncoder
+from facetransport.diffusion.text import TextEncoder, minilm_folder
 from facetransport.evaluation.described import text_encoder, understanding
-from facetransport.tensors import seeded
+from facetransport.tensors import read_model, seeded
 from facetransport.training import TrainingConfig, train
 from facetransport.world import grammar, thesaurus
 from facetransport.world.captions import ABSENT, PRESENT, UNSAID
+from test_text import write_bert
 
 NAMES = ("Male", "Eyeglasses", "Bald")
 
@@ -331,6 +332,44 @@ def test_readings_are_what_the_reader_makes_of_the_texts(
     sets = smoke.evaluation.pair_sets if how == words.READERS[0] else 1
     assert len(kept["gallery"]) == sets and ("val" in kept) == (how != "clauses")
     assert how != "clauses" or {UNSAID, ABSENT, PRESENT} == set(np.unique(fresh))
+
+
+def with_text_model(profile: Profile, folder: Path) -> Profile:
+    section = replace(profile.words.clausewise, text=str(folder))
+    return replace(profile, words=replace(profile.words, clausewise=section))
+
+
+def test_the_second_network_reads_states_of_the_users_text_model(
+    smoke: Profile, smoke_store: Store, tmp_path: Path
+) -> None:
+    """MiniLM from a folder makes the network that is made of the package's; a model of another width makes another."""
+    made, same, bert = (tmp_path / name for name in ("made", "same", "bert"))
+    bert.mkdir()
+    of_package, theirs = words.clausewise_recipe(smoke), with_text_model(smoke, minilm_folder())
+    upstream = tuple(map(smoke_store.get, of_package.upstream))
+    for profile, folder in ((smoke, made), (theirs, same)):
+        folder.mkdir()
+        words.clausewise_recipe(profile).make(folder, upstream)
+    (one, _), (other, _) = (read_model(folder / words.MODEL) for folder in (made, same))
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-4, rtol=1e-3)
+    profile = with_text_model(smoke, write_bert(bert))
+    store = Store(tmp_path / "cache", (smoke_store.root, *smoke_store.shipped))
+    read = words.load_reader(profile, store).read(["a bald man", "a lassie in spectacles"])
+    assert read.stated.shape == (2, len(grammar.known_names()), 2) and np.isfinite(read.stated).all()
+    assert len({words.clausewise_recipe(p).key for p in (smoke, theirs, profile)}) == 3
+
+
+def test_a_text_model_is_known_by_what_its_folder_holds(smoke: Profile, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"words.clausewise.text: .*model.safetensors is not there"):
+        words.clausewise_recipe(with_text_model(smoke, tmp_path))
+    keys = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"the same")
+        keys.add(words.clausewise_recipe(with_text_model(smoke, tmp_path / name)).key)
+    assert len(keys) == 1
 
 
 def test_a_reader_is_what_its_section_and_the_grammar_make_it(smoke: Profile) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from facetransport.diffusion import text
-from facetransport.diffusion.text import TextEncoder, WordEncoder
+from facetransport.diffusion.text import SentenceEncoder, TextEncoder, WordEncoder
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +163,36 @@ def test_nothing_of_a_users_model_is_trained(clip: Path) -> None:
     assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
+def write_bert(folder: Path) -> Path:
+    """A small BERT of random weights with MiniLM's pieces, as transformers saves it."""
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    BertModel(BertConfig(**small)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copyfile(text.minilm_folder() / name, folder / name)
+    return folder
+
+
+def test_a_sentence_model_of_the_users_is_read_as_the_packages(encoder: TextEncoder, tmp_path: Path) -> None:
+    texts = ["no beard", "a man with a gray beard"]
+    same = SentenceEncoder(text.minilm_folder())
+    torch.testing.assert_close(same.sentence_states(texts), encoder.sentence_states(texts), atol=1e-6, rtol=0)
+    bert = SentenceEncoder(write_bert(tmp_path / "bert"))
+    words, found = WordEncoder(tmp_path / "bert"), bert.sentence_states(texts)
+    pieces = words.tokenizer(texts[1], return_tensors="pt")
+    expected = normalize(words.model(**pieces).last_hidden_state[0].mean(0), dim=0)
+    torch.testing.assert_close(found[1], expected, atol=1e-5, rtol=0)
+    assert (same.dim, bert.dim) == (384, 32) and bert.sentence_states([]).shape == (0, 32)
+    assert not bert.model.training and not any(p.requires_grad for p in bert.model.parameters())
+
+
 @pytest.mark.parametrize("bad", ["", "  ", 5])
 def test_what_is_no_text_is_refused_by_word_encoders(clip: Path, bad: object) -> None:
     with pytest.raises(ValueError, match="description: expected words"):
         WordEncoder(clip)(["a smile", bad])
 
 
+@pytest.mark.parametrize("encoder_of", [WordEncoder, SentenceEncoder])
 @pytest.mark.parametrize(
     ("left", "error", "said"),
     [
@@ -176,22 +200,25 @@ def test_what_is_no_text_is_refused_by_word_encoders(clip: Path, bad: object) ->
         (("config.json",), ValueError, "expected a folder of a text model as transformers saves it"),
     ],
 )
-def test_what_is_no_text_model_is_refused(clip: Path, tmp_path: Path, left: tuple, error: type, said: str) -> None:
+def test_what_is_no_text_model_is_refused(
+    clip: Path, tmp_path: Path, left: tuple, error: type, said: str, encoder_of: type
+) -> None:
     for name in left:
         shutil.copyfile(clip / name, tmp_path / name)
     with pytest.raises(error, match=said):
-        WordEncoder(tmp_path)
+        encoder_of(tmp_path)
 
 
-def test_a_pickle_in_the_place_of_weights_is_not_opened(clip: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoder_of", [WordEncoder, SentenceEncoder])
+def test_a_pickle_in_the_place_of_weights_is_not_opened(tmp_path: Path, encoder_of: type) -> None:
     ran = tmp_path / "ran"
 
     class Attack:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(ran),)
 
-    shutil.copyfile(clip / "config.json", tmp_path / "config.json")
+    (write_bert(tmp_path) / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Attack()))
     with pytest.raises(ValueError, match="expected a folder of a text model"):
-        WordEncoder(tmp_path)
+        encoder_of(tmp_path)
     assert not ran.exists()

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import count
 from math import isfinite
@@ -32,12 +32,13 @@ GIVEN: dict[str, tuple[str, ...]] = {  # network -> what files that stand for it
     "detector": (".onnx",),  # of faces, in generated images; without one dlib's
 }
 ANY = "*"
-PLACES = {
-    "photographs": ANY,
-    "weights": ANY,
-    "tests": ANY,
-    "diface": "text",
-}  # section -> what names a file or a folder
+PLACES = (  # where a profile names a file or a folder
+    ("photographs", ANY),
+    ("weights", ANY),
+    ("tests", ANY),
+    ("diface", "text"),
+    ("words", "clausewise", "text"),
+)
 ROLES = ("generator", "train", "val", "test", "authentic", "encoder", "gallery")  # order fixes who is in a role: append
 VARIABLE = "FACETRANSPORT_PROFILE"
 NAME = re.compile(r"[A-Za-z0-9_][\w. -]*")
@@ -286,6 +287,7 @@ class Clausewise:
     batch: Count
     lr: Positive
     weight_decay: Share
+    text: str | None = None  # folder of its sentence model, as sentence-transformers saves it; None: MiniLM's
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -538,8 +540,10 @@ def load(name: str | Path) -> Profile:
         raise ValueError(f"{path}: expected a mapping of sections, got {type(data).__name__}")
     _require_plain(data, str(path), count())
     _require_name(str(data.get("name", path.stem)), path)
+    for place in PLACES:
+        data = _beside(data, place, path.absolute().parent)
     try:
-        return TypeAdapter(Profile).validate_json(json.dumps({"name": path.stem, **data, **_beside(path, data)}))
+        return TypeAdapter(Profile).validate_json(json.dumps({"name": path.stem, **data}))
     except ValidationError as error:
         raise ValueError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from None
 
@@ -562,18 +566,15 @@ def _require_name(name: str, path: Path) -> None:
     require(path.parent == FOLDER or name not in names(), f"{path}: name: {wanted}; {name} is one: choose another")
 
 
-def _beside(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections that name files and folders, which are meant from where the profile lies, not where it is run."""
-    here = path.absolute().parent
-
-    def found(place: Any) -> Any:
-        return str(here / Path(place).expanduser()) if isinstance(place, str) else place
-
-    sections = {name: data[name] for name in PLACES if isinstance(data.get(name), Mapping)}
-    return {
-        name: {key: found(value) if PLACES[name] in (key, ANY) else value for key, value in section.items()}
-        for name, section in sections.items()
-    }
+def _beside(value: Any, place: Sequence[str], here: Path) -> Any:
+    """The data with what stands in this place, a file or a folder, meant from where the profile lies, not where it is
+    run."""
+    if not place:
+        return str(here / Path(value).expanduser()) if isinstance(value, str) else value
+    if not isinstance(value, Mapping):
+        return value
+    key, *inner = place
+    return {name: _beside(item, inner, here) if key in (name, ANY) else item for name, item in value.items()}
 
 
 def _require_plain(value: Any, path: str, counted: Iterator[int], key: str = "") -> None:

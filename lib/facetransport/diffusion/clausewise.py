@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facetransport.diffusion.text import TextEncoder
+from facetransport.diffusion.text import SentenceEncoder, TextEncoder
 from facetransport.training import Loss
 from facetransport.world.captions import UNSAID
 from facetransport.world.clauses import clauses
@@ -28,21 +28,21 @@ SURELY = 1e-6  # nothing is less probable: logarithms stay finite
 
 
 class ClauseNetwork(nn.Module):
-    """Sentence states of clauses -> what each text says. width: of the hidden layer."""
+    """Sentence states of clauses -> what each text says. width: of the hidden layer; dim: e, of the states."""
 
-    def __init__(self, attributes: int, width: int) -> None:
+    def __init__(self, attributes: int, width: int, dim: int = TextEncoder.dim) -> None:
         super().__init__()
         self.attributes = attributes
-        hidden = (nn.Dropout(0.3), nn.Linear(TextEncoder.dim, width), nn.SiLU(), nn.Dropout(0.3))
+        hidden = (nn.Dropout(0.3), nn.Linear(dim, width), nn.SiLU(), nn.Dropout(0.3))
         self.layers = nn.Sequential(*hidden, nn.Linear(width, 1 + 2 * attributes))
 
     def forward(self, states: Tensor, text: Tensor, texts: int) -> Tensor:
-        """states float (C, 384), of unit root mean square; text int (C,), of which of the B = ``texts`` each is a
+        """states float (C, e), of unit root mean square; text int (C,), of which of the B = ``texts`` each is a
         clause -> float32 (B, A, 3), how probable it is that an attribute is unsaid, said absent, said present."""
         return any_of(self.of_clauses(states), text, texts)
 
     def of_clauses(self, states: Tensor) -> Tensor:
-        """(C, 384) -> float32 (C, A, 2): that a clause says an attribute absent, present."""
+        """(C, e) -> float32 (C, A, 2): that a clause says an attribute absent, present."""
         return self.layers(states).float().softmax(1)[:, 1:].unflatten(1, (self.attributes, 2))
 
 
@@ -61,24 +61,24 @@ class ClausewiseReader:
     """A trained `ClauseNetwork`."""
 
     network: ClauseNetwork
-    words: TextEncoder
+    words: SentenceEncoder
 
     @torch.inference_mode()
     def probable(self, texts: Sequence[str]) -> Tensor:
         """float32 (B, A, 3), as `ClauseNetwork` has them. ValueError for a blank text."""
         parts = [clauses(text) for text in texts]
         states, where = self.states([clause for part in parts for clause in part]), self._where
-        return self.network(states.to(where) * TextEncoder.dim**0.5, _places(parts).to(where), len(texts)).cpu()
+        return self.network(states.to(where) * self.words.dim**0.5, _places(parts).to(where), len(texts)).cpu()
 
     def states(self, texts: Sequence[str]) -> Tensor:
-        """float32 (C, 384), unit norm: MiniLM's sentence states, each text read once."""
+        """float32 (C, e), unit norm: the sentence states, each text read once."""
         once = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         return self.words.sentence_states(list(once))[[once[text] for text in texts]]
 
     @torch.inference_mode()
     def of_clauses(self, states: Tensor) -> np.ndarray:
         """Of such states, of one clause each: float32 (C, A, 2), that it says an attribute absent, present."""
-        return self.network.of_clauses(states.to(self._where) * TextEncoder.dim**0.5).cpu().numpy()
+        return self.network.of_clauses(states.to(self._where) * self.words.dim**0.5).cpu().numpy()
 
     @property
     def _where(self) -> torch.device:
@@ -90,7 +90,7 @@ def _places(parts: Sequence[Sequence[str]]) -> Tensor:
     return torch.repeat_interleave(torch.tensor([len(part) for part in parts], dtype=torch.int64))
 
 
-def clausewise_loss(texts: Sequence[str], said: np.ndarray, words: TextEncoder) -> Loss:
+def clausewise_loss(texts: Sequence[str], said: np.ndarray, words: SentenceEncoder) -> Loss:
     """Cross-entropy of what texts say of each attribute, said int8 (N, A) in {-1, 0, 1}; rows are theirs."""
     parts = [clauses(text) for text in texts]
     known = {clause: i for i, clause in enumerate(dict.fromkeys(c for part in parts for c in part))}

