@@ -94,10 +94,8 @@ def clausewise_loss(texts: Sequence[str], said: np.ndarray, words: SentenceEncod
     """Cross-entropy of what texts say of each attribute, said int8 (N, A) in {-1, 0, 1}; rows are theirs."""
     parts = [clauses(text) for text in texts]
     known = {clause: i for i, clause in enumerate(dict.fromkeys(c for part in parts for c in part))}
-    states, target = (
-        words.sentence_states(list(known)) * words.dim**0.5,
-        torch.from_numpy(said.astype(np.int64) - UNSAID),
-    )
+    states = words.sentence_states(list(known)) * words.dim**0.5
+    target = torch.from_numpy(said.astype(np.int64) - UNSAID)
 
     def loss(network: nn.Module, rows: Tensor, generator: torch.Generator, step: int) -> Tensor:
         told = [parts[row] for row in rows.tolist()]

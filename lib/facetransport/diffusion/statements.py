@@ -34,7 +34,7 @@ MOST = 0.8  # of what is there that a training text mentions; the usual one ment
 ENOUGH = 0.6  # a cosine, of the rule: best F1 on texts of val people in training's words, of 0.5, 0.55 ... 0.9
 CLAUSEWISE = 0.4  # of 1, for the reader of clauses; of 0.25 ... 0.6, on words set aside and the held-out templates
 LEAST = 1e-3  # probability that is told from 0 where two readers are pooled
-ALIKE = 0.5  # a cosine: what a noun rarely means takes its place only if the clause stays as like itself as this
+ALIKE = 0.5  # a cosine, MiniLM's: what a noun rarely means takes its place only if the clause stays as alike as this
 TELLING = 0.6  # how much what a neighbour says counts beside the cosine; chosen likewise, of 0, 0.3, 0.6 and 1.2
 INVENTED = 0.5  # share of training texts that describe nobody: what is usual must not stand in for what is said
 SLIPS = 0.2  # share of training batches with typos
@@ -155,10 +155,11 @@ Judged = Mapping[tuple[Pair, str], float]
 @dataclass(frozen=True)
 class ThesaurusReader:
     """A reader that looks up what it cannot place: words that training does not hold give way to their neighbours in
-    two thesauri (`facetransport.world.thesaurus`): to the one that changes its clause least (MiniLM's cosine) and lets
-    it say most (``TELLING``), in WordNet in their usual meaning or, where that leaves the clause ``ALIKE``, in another:
-    a chap is a lad, a dog is not. What is said is the mean of the text as it stands, as WordNet has it, and as Moby has
-    it. Words that matter are looked up: of "sporting a beard" the reader understands the same without the first.
+    two thesauri (`facetransport.world.thesaurus`): to the one that changes its clause least (the cosine of sentence
+    states) and lets it say most (``TELLING``), in WordNet in their usual meaning or, where that leaves the clause
+    ``ALIKE``, in another: a chap is a lad, a dog is not. What is said is the mean of the text as it stands, as WordNet
+    has it, and as Moby has it. Words that matter are looked up: of "sporting a beard" the reader understands the same
+    without the first.
     """
 
     reader: DoubleReader
@@ -205,9 +206,9 @@ class ThesaurusReader:
         return {p: max(others, key=lambda other: worth[p, other]) for p, others in fit.items() if others}
 
     def _judged(self, tried: Tried) -> tuple[Judged, Judged]:
-        """Of each neighbour: how like itself its clause stays, MiniLM's cosine; and that with what it says beside,
-        which is how much more probable the clause makes a statement, that of which it is most, than without the word.
-        """
+        """Of each neighbour: how like itself its clause stays, by the cosine of sentence states; and that with what it
+        says beside, which is how much more probable the clause makes a statement, that of which it is most, than
+        without the word."""
         pairs = dict.fromkeys(pair for pair, _ in tried)  # in their order: the last digits depend on the batch
         texts = list(dict.fromkeys([*tried.values(), *(clause for _, clause in pairs), *map(_without, pairs)]))
         states = self.reader.clausewise.states(texts)

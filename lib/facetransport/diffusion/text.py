@@ -39,7 +39,7 @@ class SentenceEncoder:
 
     def __init__(self, folder: Path | None = None, device: torch.device | str = "cpu") -> None:
         self.model = _load_sentences(folder or minilm_folder(), device)
-        self.dim = len(self.model.encode("a face", show_progress_bar=False))
+        self.dim = len(self.model.encode("a face", show_progress_bar=False))  # what it gives, not what is declared
 
     def sentence_states(self, texts: Sequence[str]) -> Tensor:
         """float32 (n, e) on the CPU, unit norm: sentence embeddings, to compare by. In batches; the last digits depend
