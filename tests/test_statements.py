@@ -21,6 +21,7 @@ from facetransport.diffusion.statements import (
     NetworkReader,
     StatementReader,
     ThesaurusReader,
+    Versions,
     statement_loss,
     training_texts,
 )
@@ -145,7 +146,8 @@ def test_words_that_training_does_not_hold_are_looked_up(encoder: TextEncoder) -
     assert not {"dude", "specs"} & grammar.vocabulary()
     known = Known(encoder)
     read = looks_up(known).read(["A Dude, with specs", "a man", "a qwxz"])
-    assert read.said.tolist() == [[PRESENT, PRESENT, UNSAID], [PRESENT, UNSAID, UNSAID], [UNSAID] * 3]
+    assert read.said[1:].tolist() == [[PRESENT, UNSAID, UNSAID], [UNSAID] * 3]
+    assert (read.stated[0, :, 1] > 0.1).tolist() == [True, True, False]  # though both are certain that it says nothing
     dude = read.taken[0]["dude"]
     assert dude in thesaurus.neighbours("dude") and read.taken[0]["specs"] in thesaurus.neighbours("specs")
     assert not read.taken[1] and f"A {dude}, with {read.taken[0]['specs']}" in known.seen
@@ -173,19 +175,35 @@ def _thesauri(monkeypatch: pytest.MonkeyPatch, wordnet: list[str], moby: list[st
         monkeypatch.setattr(thesaurus, name, lambda word, table=table: table.get(word, {}))
 
 
-@pytest.mark.parametrize(
-    ("wordnet", "moby", "probable"), [(["man"], ["man"], 0.6), (["man"], ["tree"], 0.3), ([], ["man"], 0.3)]
-)
-def test_the_text_and_both_thesauri_count_alike(
-    wordnet: list[str], moby: list[str], probable: float, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("wordnet", "moby"), [(["man"], ["man"]), (["man"], ["tree"]), ([], ["man"]), ([], [])])
+def test_the_text_and_both_thesauri_count_as_they_are_weighted(
+    wordnet: list[str], moby: list[str], encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it stands the text says nothing of a zib. What one of them alone suggests is not said for certain."""
+    """As it stands the text says nothing of a zib: by hand, from the odds of 0.9 and of next to nothing. What the new
+    word cannot say is pooled as ever."""
     _thesauri(monkeypatch, wordnet, moby)
     read = looks_up(Known(encoder)).read(["a zib with glasses", "a man"])
-    np.testing.assert_allclose(read.stated[:, :, 1], [[probable, 0.9, 0], [0.9, 0, 0]], atol=2e-3)
-    assert (read.stated[:, :, 0] < 2e-3).all()
-    assert read.said[0].tolist() == [PRESENT if probable > 0.5 else UNSAID, PRESENT, UNSAID]
+    weights = np.sum(statements.NEW_WORDS, 0)
+    hinted = "man" in wordnet + moby
+    says = np.array([False, "man" in wordnet, "man" in moby])
+    logs = np.where(says, np.log([[0.1], [1e-3], [0.9]]), np.log([[1], [1e-3], [1e-3]])) @ weights
+    odds = np.exp(logs + statements.NEW_SAID) if hinted else np.array([1, 1e-3, 1e-3])
+    stated = odds[1:] / odds.sum()
+    np.testing.assert_allclose(read.stated[0, 0], stated, atol=1e-4)
+    np.testing.assert_allclose(read.stated[1, :, 1], [0.9, 0, 0], atol=2e-3)
+    assert (read.stated[:, 1, 1] > 0.85).tolist() == [True, False]
+    assert read.said[0].tolist() == [PRESENT if stated[1] > 0.5 else UNSAID, PRESENT, UNSAID]
     assert read.taken == ({"zib": "man"} if wordnet else {}, {})
+
+
+def test_only_what_a_new_word_may_say_is_weighted_anew(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clause with the word hints at what it says; the other clauses' statements are read as without it."""
+    _thesauri(monkeypatch, ["spectacles"], ["spectacles"])
+    reader = looks_up(Known(encoder))
+    known = reader.read(["a man, a tree", "a man"]).stated
+    read = reader.read(["a man, a zib", "a man"]).stated
+    np.testing.assert_array_equal(read[:, 0], known[:, 0])
+    assert read[0, 1, 1] > 0.1 > known[0, 1, 1]
 
 
 def test_the_neighbour_that_says_most_takes_the_place(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,16 +241,37 @@ def test_two_readers_are_pooled_and_the_surer_counts(whole: list[float], clausew
     assert reader.read(["a"]).stated[0, 0, 1] == pytest.approx(found, abs=2e-3)
 
 
-def test_versions_of_a_text_count_alike_before_readers_are_pooled() -> None:
-    class First(NamedTuple):
-        names = NAMES
+class First(NamedTuple):
+    """Is certain that "a" says something, and that nothing else does."""
 
-        def probable(self, texts: list[str]) -> torch.Tensor:
-            return torch.tensor([[[0.0, 0, 1.0]] if text == "a" else [[1.0, 0, 0]] for text in texts])
+    names = NAMES
 
-    reader = DoubleReader(First(), First())  # type: ignore[arg-type]
-    read = reader.read_together([["a", "b"], ["c", "a"], ["a", "b"]])
+    def probable(self, texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[[0.0, 0, 1.0]] if text == "a" else [[1.0, 0, 0]] for text in texts])
+
+
+def test_versions_of_a_text_count_alike_where_no_word_is_new() -> None:
+    told = Versions([["a", "b"], ["c", "a"], ["a", "b"]], [], torch.zeros(2, 1, dtype=torch.bool))
+    read = DoubleReader(First(), First()).read_together(told)  # type: ignore[arg-type]
     np.testing.assert_allclose(read.stated[:, 0, 1], [2 / 3, 1 / 3], atol=2e-3)
+
+
+def test_versions_of_a_text_have_their_weights_where_a_word_is_new() -> None:
+    """By hand, from the odds of what the first network is certain of and the second denies."""
+    told = Versions([["a", "b"], ["b", "a"], ["a", "b"]], [], torch.tensor([[True], [False]]))
+    read = DoubleReader(First(), Sure([0.0, 0.0]))  # type: ignore[arg-type]
+    (text, wordnet, moby), clausewise = statements.NEW_WORDS
+    denied = np.array([text + moby, text + wordnet + moby + sum(clausewise), wordnet + sum(clausewise)])
+    logs = np.log(1e-3) * denied + statements.NEW_SAID
+    stated = read.read_together(told).stated[:, 0]
+    np.testing.assert_allclose(stated[0], (np.exp(logs) / np.exp(logs).sum())[1:], atol=1e-4)
+    assert stated[1, 1] == pytest.approx(_alone(1 / 3), abs=1e-4)
+
+
+def _alone(said: float) -> float:
+    """How probable it is by a network that gives it this, and another that denies it."""
+    odds = np.array([(1 - said) ** 0.6, 0.001, said**0.6 * 0.001**0.4])
+    return float(odds[2] / odds.sum())
 
 
 def test_a_text_says_what_any_of_its_clauses_says() -> None:

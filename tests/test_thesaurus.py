@@ -23,6 +23,16 @@ def test_endings_are_looked_up_by_their_stems(word: str, stem: str) -> None:
     assert thesaurus.neighbours(word) == thesaurus._entries()[stem]
 
 
+@pytest.mark.parametrize(
+    ("word", "stem"),
+    [("beards", "beard"), ("tallish", "tall"), ("redder", "red"), ("chattered", "chatter"), ("qwxzer", None)],
+)
+def test_a_new_form_of_a_word_of_training_is_looked_up_as_that_word(word: str, stem: str | None) -> None:
+    assert word not in grammar.vocabulary()
+    for table in (thesaurus.neighbours, thesaurus.associates):
+        assert table(word) == ({stem: True} if stem else {})
+
+
 def test_what_a_user_types_is_found() -> None:
     assert next(iter(thesaurus.neighbours("granny"))) in ("grandma", "grandmother")
     assert {"man", "adult male"} & set(thesaurus.neighbours("dude"))

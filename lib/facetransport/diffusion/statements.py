@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,10 +33,17 @@ TOGETHER, PAIRS = 16, 1000  # texts read, words looked up at a time
 MOST = 0.8  # of what is there that a training text mentions; the usual one mentions little, as searches do
 ENOUGH = 0.6  # a cosine, of the rule: best F1 on texts of val people in training's words, of 0.5, 0.55 ... 0.9
 CLAUSEWISE = 0.4  # of 1, for the reader of clauses; of 0.25 ... 0.6, on words set aside and the held-out templates
-LEAST = 1e-3  # probability that is told from 0 where two readers are pooled
+LEAST = 1e-3  # probability that is told from 0 where readings are pooled
+HINTED = 0.1  # rise of a statement's probability that makes it hang on a new word; of 0.1 and 0.3, on words set aside
+# Weights of such statements: of the text as it stands, by WordNet and by Moby, as either network reads it; and what is
+# added to the logarithms for nothing, absence and presence. By maximum likelihood, on words set aside:
+# python -m facetransport.companion.experiments.words_aside
+NEW_WORDS = ((0.05, 0.12, 0.08), (0.47, 0.20, 0.09))
+NEW_SAID = (-0.33, -0.16, 0.49)
 ALIKE = 0.5  # a cosine, MiniLM's: what a noun rarely means takes its place only if the clause stays as alike as this
 TELLING = 0.6  # how much what a neighbour says counts beside the cosine; chosen likewise, of 0, 0.3, 0.6 and 1.2
 INVENTED = 0.5  # share of training texts that describe nobody: what is usual must not stand in for what is said
+SOMEBODY = "somebody"  # says nothing
 SLIPS = 0.2  # share of training batches with typos
 
 
@@ -113,7 +120,9 @@ class NetworkReader:
 @dataclass(frozen=True)
 class DoubleReader:
     """Two networks, each of which knows what the other does not: one reads texts whole, one clause by clause. What they
-    find is pooled (log-linearly, ``CLAUSEWISE``): where one is sure, the other hardly counts."""
+    find is pooled log-linearly (``CLAUSEWISE``): where one is sure, the other hardly counts. Of a word that no text of
+    training held the first is often sure that it says nothing, so where there is one, other weights hold
+    (``NEW_WORDS``)."""
 
     whole: NetworkReader
     clausewise: ClausewiseReader
@@ -124,20 +133,45 @@ class DoubleReader:
 
     def read(self, texts: Sequence[str]) -> Reading:
         """As `Reader`."""
-        return self.read_together([_checked(texts)])
+        return _as_read(pooled(self.probable([_checked(texts)])))
 
-    def read_together(self, versions: Sequence[Sequence[str]]) -> Reading:
-        """What texts say of which there are several versions: the mean of what each network makes of them, pooled."""
+    def read_together(self, told: Versions) -> Reading:
+        """What texts say that stand in several versions."""
+        probable = self.probable(told.texts)
+        anew = pooled_anew(probable, torch.tensor(NEW_WORDS), torch.tensor(NEW_SAID)).softmax(2)
+        return _as_read(torch.where(told.new[..., None], anew, pooled(probable)))
+
+    def probable(self, versions: Sequence[Sequence[str]]) -> Tensor:
+        """float32 (2, V, B, A, 3): by either network, of each version of each text."""
         once = {text: i for i, text in enumerate(dict.fromkeys(text for texts in versions for text in texts))}
         rows = torch.tensor([[once[text] for text in texts] for texts in versions])
-        whole, clausewise = (reader.probable(list(once))[rows].mean(0) for reader in (self.whole, self.clausewise))
-        return _as_read(_pooled(whole, clausewise))
+        return torch.stack([reader.probable(list(once))[rows] for reader in (self.whole, self.clausewise)])
 
 
-def _pooled(whole: Tensor, clausewise: Tensor) -> Tensor:
-    """Of probabilities (B, A, 3): log-linear pooling."""
-    logs = [probable.clamp_min(LEAST).log() for probable in (whole, clausewise)]
-    return ((1 - CLAUSEWISE) * logs[0] + CLAUSEWISE * logs[1]).softmax(2)
+class Versions(NamedTuple):
+    """Texts as they stand, as WordNet has them and as Moby has them. taken: by WordNet and by Moby, of each text, what
+    its words were taken for. new: bool (B, A), of which attributes a word says something that training does not
+    hold."""
+
+    texts: list[Sequence[str]]
+    taken: list[list[dict[str, str]]]
+    new: Tensor
+
+
+def pooled(networks: Tensor) -> Tensor:
+    """Log-linear pooling of the mean of versions: (2, V, B, A, 3) -> probabilities (B, A, 3)."""
+    whole, clausewise = _logs(networks.mean(1))
+    return ((1 - CLAUSEWISE) * whole + CLAUSEWISE * clausewise).softmax(2)
+
+
+def pooled_anew(networks: Tensor, weights: Tensor, said: Tensor) -> Tensor:
+    """Log-linear pooling of each version by itself: (2, V, B, A, 3) -> logits (B, A, 3). weights: (2, V); said: (3,),
+    what is added for nothing, absence and presence."""
+    return torch.tensordot(weights, _logs(networks), 2) + said
+
+
+def _logs(probable: Tensor) -> Tensor:
+    return probable.clamp_min(LEAST).log()
 
 
 def _as_read(probable: Tensor) -> Reading:
@@ -157,7 +191,7 @@ class ThesaurusReader:
     """A reader that looks up what it cannot place: words that training does not hold give way to their neighbours in
     two thesauri (`facetransport.world.thesaurus`): to the one that changes its clause least (the cosine of sentence
     states) and lets it say most (``TELLING``), in WordNet in their usual meaning or, where that leaves the clause
-    ``ALIKE``, in another: a chap is a lad, a dog is not. What is said is the mean of the text as it stands, as WordNet
+    ``ALIKE``, in another: a chap is a lad, a dog is not. What is said is pooled of the text as it stands, as WordNet
     has it, and as Moby has it. Words that matter are looked up: of "sporting a beard" the reader understands the same
     without the first.
     """
@@ -170,14 +204,41 @@ class ThesaurusReader:
 
     def read(self, texts: Sequence[str]) -> Reading:
         """As `Reader`; taken: WordNet's."""
-        unplaced = self._that_matter(_checked(texts))
+        told = self.versions(_checked(texts))
+        return replace(self.reader.read_together(told), taken=tuple(told.taken[0]))
+
+    def versions(self, texts: Sequence[str]) -> Versions:
+        """What is read in the place of texts."""
+        unplaced = self._that_matter(texts)
         taken = [self._look_up(unplaced, table) for table in (thesaurus.neighbours, thesaurus.associates)]
-        versions = [[_exchanged(*each) for each in zip(texts, others, strict=True)] for others in taken]
-        return replace(self.reader.read_together([texts, *versions]), taken=tuple(taken[0]))
+        others = ([_exchanged(*each) for each in zip(texts, other, strict=True)] for other in taken)
+        return Versions([texts, *others], taken, self._new(unplaced, taken))
+
+    def _new(self, unplaced: Sequence[Mapping[str, str]], taken: Sequence[Sequence[Mapping[str, str]]]) -> Tensor:
+        """bool (B, A): of which attributes a clause says more with its words that matter than without, by ``HINTED`` of
+        a probability, in any version of the text: in "a spectacled woman" not of her gender."""
+        asked = [
+            (row, _exchanged(clause, others[row]), bare)
+            for row, words in enumerate(unplaced)
+            for clause, bare in _bared(words).items()
+            for others in ([{}] * len(unplaced), *taken)
+        ]
+        new = torch.zeros(len(unplaced), len(self.names), dtype=torch.bool)
+        if asked:
+            rows, *told = zip(*asked, strict=True)
+            with_them, without = (self._stated(texts) for texts in told)
+            more = (with_them - without).amax(2) >= HINTED
+            new.index_put_((torch.tensor(rows),), more, accumulate=True)
+        return new
+
+    def _stated(self, texts: Sequence[str]) -> Tensor:
+        """float32 (C, A, 2): what clauses say, to the second network."""
+        network = self.reader.clausewise
+        return torch.from_numpy(network.of_clauses(network.states(texts)))
 
     def _that_matter(self, texts: Sequence[str]) -> list[dict[str, str]]:
-        """Of each text the words that have neighbours, and the clause of each, if it says nothing, or something else
-        without the word."""
+        """Of each text the words that training does not hold, and the clause of each, if it says nothing, or something
+        else without the word."""
         unplaced = [_unplaced(text) for text in texts]
         pairs = sorted({pair for words in unplaced for pair in words.items()})
         if not pairs:
@@ -220,19 +281,21 @@ class ThesaurusReader:
 
 
 def _unplaced(text: str) -> dict[str, str]:
-    """Words of a text that training does not hold and that have neighbours, and the clause of each."""
-    words = [word for word in dict.fromkeys(grammar.words_of(text)) if _has_neighbours(word)]
+    """Words of a text that training does not hold, and the clause of each."""
+    words = [word for word in dict.fromkeys(grammar.words_of(text)) if word not in grammar.vocabulary()]
     parts = clauses(text) if words else []
     return {word: next((part for part in parts if _has(part, word)), plain(text)) for word in words}
-
-
-def _has_neighbours(word: str) -> bool:
-    return bool(thesaurus.neighbours(word) or thesaurus.associates(word))
 
 
 def _without(pair: Pair) -> str:
     """The clause without the word, or the word where nothing else is there."""
     return _exchanged(pair[1], {pair[0]: ""}).strip() or pair[0]
+
+
+def _bared(words: Mapping[str, str]) -> dict[str, str]:
+    """Of each clause what is left without words; somebody where nothing is."""
+    none = dict.fromkeys(words, "")
+    return {clause: _exchanged(clause, none).strip() or SOMEBODY for clause in words.values()}
 
 
 def _has(text: str, word: str) -> bool:

@@ -28,7 +28,10 @@ from facetransport.world import grammar
 
 FILE, MOBY = (Path(__file__).with_name(name) for name in ("thesaurus.tsv", "moby.tsv"))
 POINTERS = ("@", "&")  # WordNet's: is a kind of, is similar to
-ENDINGS = (("", ""), ("ies", "y"), ("s", ""), ("es", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("y", ""))
+ENDINGS = (("ies", "y"), ("s", ""), ("es", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("y", ""))
+DEGREES = (("ish", ""), ("ish", "e"), ("er", ""), ("er", "e"), ("en", ""), ("en", "e"))  # of words that training holds
+DOUBLED = ("ing", "ed", "er", "ish")  # before which a consonant may be doubled: chatting
+SHORTEST = 3  # letters of a stem
 MOST = 8  # neighbours of a word that are kept of Moby's: of 5, 8 and 12, with words of training set aside
 
 
@@ -41,8 +44,8 @@ class Synset(NamedTuple):
 
 def neighbours(word: str) -> Mapping[str, bool]:
     """What WordNet has for a word among those of training -> whether in its usual meaning, these first and the nearest
-    of them at the beginning; nothing for a word that training holds, or for one that WordNet does not know. Plurals and
-    verbs are looked up by their stems."""
+    of them at the beginning; nothing for a word that training holds, or for one that WordNet does not know. Plurals,
+    verbs and degrees are looked up by their stems; where training holds the stem, that is the neighbour."""
     return _found(word, _entries())
 
 
@@ -54,8 +57,19 @@ def associates(word: str) -> Mapping[str, bool]:
 def _found(word: str, entries: Mapping[str, Mapping[str, bool]]) -> Mapping[str, bool]:
     if word in grammar.vocabulary():
         return {}
-    stems = (word[: len(word) - len(end)] + other for end, other in ENDINGS if word.endswith(end))
-    return next((entries[stem] for stem in stems if stem in entries), {})
+    known = ({stem: True} for stem in _stems(word, ENDINGS + DEGREES) if _is_known(stem))
+    others = (entries[stem] for stem in _stems(word, ENDINGS) if stem in entries)
+    return entries.get(word) or next(known, {}) or next(others, {})
+
+
+def _stems(word: str, endings: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """What a word may be a form of, by endings and what stands in their place in the stem."""
+    for end, other in endings:
+        stem = word.removesuffix(end) + other
+        if word.endswith(end) and len(stem) >= SHORTEST:
+            yield stem
+            if end in DOUBLED and not other and stem[-1] == stem[-2]:
+                yield stem[:-1]
 
 
 @cache

@@ -31,6 +31,9 @@ from facetransport.diffusion.statements import (
     ALIKE,
     CLAUSEWISE,
     ENOUGH,
+    HINTED,
+    NEW_SAID,
+    NEW_WORDS,
     TELLING,
     ClauseReader,
     DoubleReader,
@@ -188,7 +191,8 @@ def _reads_by(kind: Kind) -> dict[str, Any]:
     """What else than its network a reader's answers depend on."""
     if kind == "thesaurus":
         tables = {"thesaurus": _digest(thesaurus.FILE), "moby": _digest(thesaurus.MOBY)}
-        return {"clausewise": CLAUSEWISE, "alike": ALIKE, "telling": TELLING, "doubt": [DOUBT, STEP]} | tables
+        pooled = {"clausewise": CLAUSEWISE, "hinted": HINTED, "new_words": NEW_WORDS, "new_said": NEW_SAID}
+        return pooled | {"alike": ALIKE, "telling": TELLING, "doubt": [DOUBT, STEP]} | tables
     return {"doubt": [DOUBT, STEP]} | ({"enough": ENOUGH} if kind == "clauses" else {})
 
 
