@@ -159,7 +159,8 @@ def main(wordnet: str, moby: str) -> None:
     for name, found in (("known", pooled(read.probable)), ("new", left_out(read, SEED))):
         print(f"with the weights of {name} words: F1 {f1(found, read.said):.4f}, nats {log_loss(found, read.said):.3f}")
     weights, added = fitted(read)
-    print(f"NEW_WORDS = {weights.numpy().round(2).tolist()}\nNEW_SAID = {added.numpy().round(2).tolist()}")
+    print(f"NEW_WORDS = {weights.double().numpy().round(2).tolist()}")
+    print(f"NEW_SAID = {added.double().numpy().round(2).tolist()}")
 
 
 def _take(folder: Path, wordnet: str, moby: str) -> None:
